@@ -1,0 +1,392 @@
+"""One segment of the log: one LMDB environment in a directory named by its first position.
+
+Four databases: ``events`` (key: a record's LAST position, u64 big-endian, so ``set_range(after + 1)`` lands on the
+record that holds it), ``sessions`` (the session table), ``blocks`` (session, position >> 12 -> where the session's
+first record of that block begins, and when), ``meta`` (format, log id, first position, and once full: ``sealed``).
+
+The block index has an entry where a session first appears in a block of 4,096 positions: as times never fall within a
+session, one block's beginning is the bound of the one before. An entry a run cost a third of the append rate.
+
+Blocking, no trio. LMDB syncs data and meta page at every commit; it is never told otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import threading
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import lmdb
+import msgspec
+
+from eventlog.codec import Record, decode, is_of, session_prefix
+from eventlog.errors import EventDecodeError, LogFormatError, SegmentError
+from eventlog.sessions import Session
+
+FORMAT = 1
+DEFAULT_CAP_BYTES = 1 << 30
+MAP_FACTOR = 4  # map_size over cap: one commit may pass the cap, none may fill the map
+MIN_MAP_BYTES = 64 << 20
+MAX_READERS = 1024
+BLOCK_SHIFT = 12
+DIGITS = 20  # u64 in decimal: names sort as numbers do
+
+pack_position = struct.Struct(">Q").pack
+unpack_position = struct.Struct(">Q").unpack
+_encode = msgspec.msgpack.Encoder().encode
+_decode_row = msgspec.msgpack.Decoder(Session).decode
+_decode_meta = msgspec.msgpack.Decoder().decode
+_decode_block = msgspec.msgpack.Decoder(tuple[int, int]).decode
+
+
+class Page(NamedTuple):
+    """What one read found.
+
+    records: in order, the first one possibly cut to begin after the position asked for.
+    position: everything up to here has been looked at, whatever was filtered away.
+    txn_id: the snapshot they were read from.
+    """
+
+    records: list[Record]
+    position: int
+    txn_id: int
+
+
+def segment_name(first: int) -> str:
+    return f"{first:0{DIGITS}d}"
+
+
+class Segment:
+    """An open segment. Safe to use from several threads; close() waits for readers in flight."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.first = int(path.name)
+        data = path / "data.mdb"
+        if not data.is_file():
+            raise FileNotFoundError(data)
+        try:
+            # map_size 0: LMDB takes it from the file, so it is equal in every process that opens it.
+            self._env = lmdb.open(str(path), map_size=0, max_dbs=8, max_readers=MAX_READERS, create=False)
+        except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError) as error:
+            raise SegmentError(path, f"not a segment: {error}") from error
+        self._users = 0
+        self._idle = threading.Condition()
+        try:
+            self._refuse_truncated(data)
+            self._meta = self._open_db(b"meta")
+            self._check_format()
+            self._events = self._open_db(b"events")
+            self._sessions = self._open_db(b"sessions")
+            self._blocks = self._open_db(b"blocks")
+        except lmdb.Error as error:
+            self._env.close()
+            raise SegmentError(path, f"not a segment: {error}") from error
+        except BaseException:
+            self._env.close()
+            raise
+        self.page_bytes: int = self._env.stat()["psize"]
+
+    # -- creation --------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def create(
+        directory: Path, first: int, *, log_id: str, cap_bytes: int, carry: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Make the segment that begins at *first*; a lost race against another process is not an error.
+
+        It is built under a name no reader looks at and renamed when whole; *carry* is the session table so far.
+        """
+        final = directory / segment_name(first)
+        new = directory / f".new-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        new.mkdir(mode=0o700)
+        try:
+            env = lmdb.open(
+                str(new), map_size=max(cap_bytes * MAP_FACTOR, MIN_MAP_BYTES), max_dbs=8, max_readers=MAX_READERS
+            )
+            try:
+                meta = env.open_db(b"meta")
+                for name in (b"events", b"blocks"):
+                    env.open_db(name)
+                sessions = env.open_db(b"sessions")
+                with env.begin(write=True) as txn:
+                    for name_, value in (("format", FORMAT), ("log", log_id), ("first", first), ("cap", cap_bytes)):
+                        txn.put(name_.encode(), _encode(value), db=meta)
+                    txn.cursor(sessions).putmulti(carry)
+            finally:
+                env.close()
+            try:
+                new.rename(final)
+            except OSError:
+                if not final.is_dir():
+                    raise
+            _sync_directory(directory)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+    def _open_db(self, name: bytes) -> lmdb._Database:
+        return self._env.open_db(name, create=False)
+
+    def _refuse_truncated(self, data: Path) -> None:
+        # A page beyond the end of the file is SIGBUS for whoever touches it, so it is refused before one is touched.
+        needed = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        size = data.stat().st_size
+        if size < needed:
+            raise SegmentError(self.path, f"truncated: data.mdb has {size} of {needed} bytes")
+
+    def _check_format(self) -> None:
+        with self._env.begin() as txn:
+            meta = {bytes(key).decode(): _decode_meta(value) for key, value in txn.cursor(self._meta).iternext()}
+        if "format" not in meta or "first" not in meta:
+            raise SegmentError(self.path, "its header is missing")
+        if meta["format"] > FORMAT:
+            raise LogFormatError(meta["format"], FORMAT)
+        if meta["first"] != self.first:
+            raise SegmentError(self.path, f"its header says it begins at {meta['first']}")
+        self.log_id: str = meta["log"]
+        self.cap_bytes: int = meta["cap"]
+
+    # -- lifetime --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        with self._idle:
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._users -= 1
+                self._idle.notify_all()
+
+    def close_if_idle(self) -> bool:
+        with self._idle:
+            if self._users:
+                return False
+            self._env.close()
+            return True
+
+    def close(self) -> None:
+        with self._idle:
+            self._idle.wait_for(lambda: self._users == 0)
+        self._env.close()
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def last_txn_id(self) -> int:
+        """May run ahead of what a snapshot sees: subscription.py says how to wait by it."""
+        return int(self._env.info()["last_txnid"])
+
+    def used_bytes(self) -> int:
+        return int(self._env.info()["last_pgno"] + 1) * self.page_bytes
+
+    def head(self) -> int:
+        """The last position; ``first - 1`` where the segment is empty."""
+        with self._env.begin() as txn:
+            return self._head(txn)
+
+    def _head(self, txn: lmdb.Transaction) -> int:
+        cursor = txn.cursor(self._events)
+        return int(unpack_position(cursor.key())[0]) if cursor.last() else self.first - 1
+
+    def sealed(self) -> int | None:
+        """The next segment's first position, once this one is full."""
+        with self._env.begin() as txn:
+            return self._sealed(txn)
+
+    def _sealed(self, txn: lmdb.Transaction) -> int | None:
+        value = txn.get(b"sealed", db=self._meta)
+        return None if value is None else _decode_meta(value)
+
+    def read(self, after: int, max_bytes: int, session: str | None = None) -> Page:
+        """Records after *after*, of *session* where one is named, until *max_bytes* are read or the end is met."""
+        with self._env.begin() as txn:
+            cursor = txn.cursor(self._events)
+            if session is None:
+                found, position = self._scan(cursor, after, None, b"", max_bytes)
+            else:
+                found, position = self._scan_blocks(txn, cursor, after, session, max_bytes)
+            txn_id = txn.id()
+        records: list[Record] = []
+        for last, value in found:
+            try:
+                records.append(decode(last, value))
+            except EventDecodeError:
+                if not records:
+                    raise
+                position = records[-1].last  # readable up to the damage; the next read meets it
+                break
+        if records and records[0].first <= after:
+            kept = records[0].after(after)
+            records[:1] = [] if kept is None else [kept]
+        return Page(records, position, txn_id)
+
+    def _scan(
+        self, cursor: lmdb.Cursor, after: int, until: int | None, prefix: bytes, max_bytes: int
+    ) -> tuple[list[tuple[int, bytes]], int]:
+        found: list[tuple[int, bytes]] = []
+        position = after
+        read_bytes = looked_at = 0
+        if cursor.set_range(pack_position(after + 1)):
+            for key, value in _pairs(cursor):
+                last = unpack_position(key)[0]
+                if until is not None and last > until:
+                    return found, max(position, until)
+                position = last
+                looked_at += len(value)
+                if not prefix or is_of(value, prefix):
+                    found.append((last, value))
+                    read_bytes += len(value)
+                if read_bytes >= max_bytes or looked_at >= 16 * max_bytes:
+                    return found, position
+        return found, position if until is None else max(position, min(until, self._end(cursor)))
+
+    def _end(self, cursor: lmdb.Cursor) -> int:
+        return int(unpack_position(cursor.key())[0]) if cursor.last() else self.first - 1
+
+    def _scan_blocks(
+        self, txn: lmdb.Transaction, cursor: lmdb.Cursor, after: int, session: str, max_bytes: int
+    ) -> tuple[list[tuple[int, bytes]], int]:
+        """As _scan, but going only where the index says that the session has records."""
+        prefix = session_prefix(session)
+        found: list[tuple[int, bytes]] = []
+        size = 0
+        position = after
+        blocks = txn.cursor(self._blocks)
+        while size < max_bytes:
+            block = self._next_block(blocks, session, (position + 1) >> BLOCK_SHIFT)
+            if block is None:
+                return found, max(position, self._head(txn))
+            start = max(position, (block << BLOCK_SHIFT) - 1)
+            end = ((block + 1) << BLOCK_SHIFT) - 1
+            more, position = self._scan(cursor, start, end, prefix, max_bytes - size)
+            found += more
+            size += sum(len(value) for _, value in more)
+            if position < end:  # the size was reached, or the end of the segment
+                break
+        return found, position
+
+    @staticmethod
+    def _next_block(blocks: lmdb.Cursor, session: str, block: int) -> int | None:
+        prefix = session.encode() + b"\0"
+        if not blocks.set_range(prefix + pack_position(block)):
+            return None
+        key = bytes(blocks.key())
+        return int(unpack_position(key[len(prefix) :])[0]) if key.startswith(prefix) else None
+
+    def position_at(self, session: str, elapsed_ns: int) -> tuple[int, int] | None:
+        """Where to begin to read *session* so as to meet all at or after *elapsed_ns*; None: it is not in here.
+
+        Returns:
+            (position, elapsed_ns there), of the last block that begins before *elapsed_ns*, else of its first one.
+        """
+        prefix = session.encode() + b"\0"
+        best: tuple[int, int] | None = None
+        with self._env.begin() as txn:
+            cursor = txn.cursor(self._blocks)
+            if cursor.set_range(prefix):
+                for key, value in _pairs(cursor):
+                    if not key.startswith(prefix):
+                        break
+                    found = _decode_block(value)
+                    if best is not None and found[1] >= elapsed_ns:
+                        break
+                    best = found
+        return best
+
+    def session(self, session: str) -> Session | None:
+        with self._env.begin() as txn:
+            value = txn.get(session.encode(), db=self._sessions)
+        return None if value is None else _decode_row(value)
+
+    def sessions(self) -> list[Session]:
+        return [_decode_row(value) for _, value in self.session_items()]
+
+    def session_items(self) -> list[tuple[bytes, bytes]]:
+        with self._env.begin() as txn:
+            return list(_pairs(txn.cursor(self._sessions)))
+
+    def keys(self) -> Iterator[tuple[int, bytes]]:
+        """Every (last position, stored value), in short transactions, undecoded: for verify."""
+        after = self.first - 1
+        while True:
+            with self._env.begin() as txn:
+                found, after = self._scan(txn.cursor(self._events), after, None, b"", 4 << 20)
+            if not found:
+                return
+            yield from found
+
+    def copy(self, destination: Path) -> None:
+        """A consistent, compacted copy in *destination*, an existing empty directory; writers go on meanwhile."""
+        self._env.copy(str(destination), compact=True)
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def write(self) -> Iterator[WriteTransaction | None]:
+        """One write transaction, committed durably at the end of the block, on this thread; None: it is sealed."""
+        with self._env.begin(write=True) as txn:
+            if self._sealed(txn) is not None:
+                txn.abort()
+                yield None
+                return
+            yield WriteTransaction(self, txn)
+
+    def seal(self) -> None:
+        """Commit that this segment ends here, so that whoever waits for more wakes and goes on in the next."""
+        with self._env.begin(write=True) as txn:
+            head = self._head(txn)
+            if self._sealed(txn) is None and head >= self.first:
+                txn.put(b"sealed", _encode(head + 1), db=self._meta)
+
+
+class WriteTransaction:
+    """The open write transaction of a segment: rows to read, records to put. Of one thread, never kept."""
+
+    def __init__(self, segment: Segment, txn: lmdb.Transaction) -> None:
+        self._segment = segment
+        self._txn = txn
+        self.first = segment.first
+        self.head = segment._head(txn)
+
+    def session(self, session: str) -> tuple[bytes, Session] | tuple[None, None]:
+        """The stored row, raw and decoded."""
+        value = self.session_raw(session)
+        return (None, None) if value is None else (value, _decode_row(value))
+
+    def session_raw(self, session: str) -> bytes | None:
+        return cast("bytes | None", self._txn.get(session.encode(), db=self._segment._sessions))
+
+    def put_records(self, items: list[tuple[bytes, bytes]]) -> None:
+        # putmulti(append=True) skips old or duplicate keys without a word: the count is the proof.
+        put = self._txn.cursor(self._segment._events).putmulti(items, append=True)
+        if put != (len(items), len(items)):
+            raise SegmentError(self._segment.path, f"{put[1]} of {len(items)} records were taken")
+
+    def put_row(self, row: Session) -> bytes:
+        value = _encode(row)
+        self._txn.put(row.session.encode(), value, db=self._segment._sessions)
+        return value
+
+    def put_block(self, session: str, block: int, position: int, elapsed_ns: int) -> None:
+        key = session.encode() + b"\0" + pack_position(block)
+        self._txn.put(key, _encode((position, elapsed_ns)), db=self._segment._blocks, overwrite=False)
+
+
+def _pairs(cursor: lmdb.Cursor) -> Iterator[tuple[bytes, bytes]]:
+    """py-lmdb types both for buffers=True too, which was slower for values under 4 KB and is never asked for here."""
+    return cast("Iterator[tuple[bytes, bytes]]", cursor.iternext())
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
