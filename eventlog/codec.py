@@ -50,6 +50,7 @@ Read = tuple[int, list[bytes]]  # elapsed_ns of one read(2), and the lines and f
 
 OUTPUT = 2  # the tag of a run; Output itself is never encoded alone
 CHECKSUM_BYTES = 4
+TYPE_OFFSET = 2
 SESSION_OFFSET = 3
 
 
@@ -82,6 +83,10 @@ class _Envelope(msgspec.Struct, array_like=True):
     at_ns: int
     elapsed_ns: int
     event: Any
+
+
+class _RawEnvelope(_Envelope, array_like=True):
+    event: msgspec.Raw
 
 
 class Record(msgspec.Struct):
@@ -214,16 +219,13 @@ def _decode_other(body: bytes, version: int, number: int) -> tuple[_Envelope, St
     wanted = VERSIONS.get(number)
     if wanted is None or version > wanted:
         raw = msgspec.msgpack.decode(body, type=_RawEnvelope)
-        return _Envelope(raw[0], raw[1], raw[2], raw[3], raw[4], None), Unknown(number, bytes(raw[5]))
+        return raw, Unknown(number, bytes(raw.event))
     array: list[Any] = msgspec.msgpack.decode(body)
     while version < wanted:
         array = UPCASTERS[number, version](array)
         version += 1
     known = next(t for t, tag in TYPES.items() if tag == number)
     return _Envelope(*array[:6]), msgspec.convert(array[5], known)
-
-
-_RawEnvelope = tuple[int, int, str | None, int, int, msgspec.Raw]
 
 
 def is_of(value: bytes, session_prefix: bytes) -> bool:

@@ -6,17 +6,16 @@ come back as positions once they are on disk.
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
 
-from eventlog.codec import Record, records_of
-from eventlog.events import Event, SessionStarted, State, StateChanged
-from eventlog.segment import DEFAULT_CAP_BYTES, WriteTransaction
-from eventlog.sessions import Session, session_id
+from eventlog.codec import records_of
+from eventlog.decisions import start
+from eventlog.events import Event, SessionStarted
+from eventlog.segment import DEFAULT_CAP_BYTES
 from eventlog.store import Build, Store, Stored
 from eventlog.subscription import HeadWatch, Subscription
 from eventlog.writer import Statistics, Writer
@@ -53,6 +52,8 @@ class EventLog:
         return self._writer
 
     def _committed(self) -> None:
+        if not self._watch.awaited:
+            return  # waking the event loop at every commit cost a recorder that nobody follows a tenth of its speed
         try:
             self._token.run_sync_soon(self._watch.pulse, idempotent=True)
         except trio.RunFinishedError:
@@ -112,35 +113,6 @@ class EventLog:
             self._writer.close()
 
 
-def start(started: SessionStarted, at_ns: int, chosen: list[str]) -> Build:
-    """A build that gives *started* a free id, which it appends to *chosen*."""
-
-    def build(txn: WriteTransaction) -> list[Stored]:
-        number = 1
-        while txn.session_raw(session_id(started.agent, at_ns, number)) is not None:
-            number += 1
-        chosen.append(session_id(started.agent, at_ns, number))
-        return [Stored(Record(chosen[-1], at_ns, 0, started))]
-
-    return build
-
-
-def change_state(session: str, to: State, reason: str, *, only_if: frozenset[str]) -> Build:
-    """A build by someone who is not the session's recorder: it stamps the session's own last time.
-
-    Nothing is recorded unless the session's state is one of *only_if* when the transaction looks.
-    """
-
-    def build(txn: WriteTransaction) -> list[Stored]:
-        row = txn.session(session)[1]
-        if row is None or row.state not in only_if:
-            return []
-        at_ns = row.started_at_ns + row.last_elapsed_ns
-        return [Stored(Record(session, at_ns, row.last_elapsed_ns, StateChanged(row.state, to, reason)))]
-
-    return build
-
-
 @asynccontextmanager
 async def open_log(
     directory: Path, *, cap_bytes: int = DEFAULT_CAP_BYTES, create: bool = True
@@ -161,20 +133,3 @@ async def open_log(
             finally:
                 log.close()
                 nursery.cancel_scope.cancel()
-
-
-class Clock:
-    """A session's two clocks: CLOCK_BOOTTIME since its start (a laptop's sleep counts), and the wall, read once."""
-
-    def __init__(self) -> None:
-        self.began_ns = time.time_ns()
-        self._boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-    def elapsed_ns(self) -> int:
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._boot_ns
-
-
-def session_records(store: Store, row: Session, *, from_ns: int = 0) -> Iterator[Record]:
-    """The records of one session at or after *from_ns*, up to the head found at the start."""
-    for record in store.records(store.session_start(row.session, from_ns), session=row.session):
-        yield record

@@ -25,7 +25,7 @@ from typing import NamedTuple, cast
 import lmdb
 import msgspec
 
-from eventlog.codec import Record, decode, is_of, session_prefix
+from eventlog.codec import TYPE_OFFSET, Record, decode, is_of, session_prefix
 from eventlog.errors import EventDecodeError, LogFormatError, SegmentError
 from eventlog.sessions import Session
 
@@ -34,6 +34,7 @@ DEFAULT_CAP_BYTES = 1 << 30
 MAP_FACTOR = 4  # map_size over cap: one commit may pass the cap, none may fill the map
 MIN_MAP_BYTES = 64 << 20
 MAX_READERS = 1024
+LOCK_BYTES = MAX_READERS * 64 + 128  # what LMDB makes of so many readers
 BLOCK_SHIFT = 12
 DIGITS = 20  # u64 in decimal: names sort as numbers do
 
@@ -62,6 +63,11 @@ def segment_name(first: int) -> str:
     return f"{first:0{DIGITS}d}"
 
 
+def segments_in(directory: Path) -> list[int]:
+    """First positions of the segments that are there, oldest first."""
+    return sorted(int(name) for name in os.listdir(directory) if len(name) == DIGITS and name.isdigit())
+
+
 class Segment:
     """An open segment. Safe to use from several threads; close() waits for readers in flight."""
 
@@ -70,16 +76,25 @@ class Segment:
         self.first = int(path.name)
         data = path / "data.mdb"
         if not data.is_file():
+            if path.is_dir():
+                raise SegmentError(path, "data.mdb is missing")
             raise FileNotFoundError(data)
+        if data.stat().st_size == 0:
+            raise SegmentError(path, "truncated: data.mdb is empty")  # LMDB would write a new environment into it
         try:
             # map_size 0: LMDB takes it from the file, so it is equal in every process that opens it.
             self._env = lmdb.open(str(path), map_size=0, max_dbs=8, max_readers=MAX_READERS, create=False)
         except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError) as error:
             raise SegmentError(path, f"not a segment: {error}") from error
+        except lmdb.Error as error:
+            if not data.is_file():
+                raise FileNotFoundError(data) from error  # deleted by retention since we looked
+            raise
         self._users = 0
         self._idle = threading.Condition()
         try:
             self._refuse_truncated(data)
+            self._env.reader_check()  # a reader killed in its transaction would pin every page freed since, for ever
             self._meta = self._open_db(b"meta")
             self._check_format()
             self._events = self._open_db(b"events")
@@ -107,6 +122,7 @@ class Segment:
         new = directory / f".new-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         new.mkdir(mode=0o700)
         try:
+            _reserve(new / "lock.mdb")
             env = lmdb.open(
                 str(new), map_size=max(cap_bytes * MAP_FACTOR, MIN_MAP_BYTES), max_dbs=8, max_readers=MAX_READERS
             )
@@ -121,6 +137,7 @@ class Segment:
                     txn.cursor(sessions).putmulti(carry)
             finally:
                 env.close()
+            _sync_directory(new)
             try:
                 new.rename(final)
             except OSError:
@@ -204,14 +221,17 @@ class Segment:
         value = txn.get(b"sealed", db=self._meta)
         return None if value is None else _decode_meta(value)
 
-    def read(self, after: int, max_bytes: int, session: str | None = None) -> Page:
-        """Records after *after*, of *session* where one is named, until *max_bytes* are read or the end is met."""
+    def read(self, after: int, max_bytes: int, session: str | None = None, tags: frozenset[int] | None = None) -> Page:
+        """Records after *after*, until *max_bytes* are read or the end is met.
+
+        Of *session* where one is named, and of the types in *tags* where they are given.
+        """
         with self._env.begin() as txn:
             cursor = txn.cursor(self._events)
             if session is None:
-                found, position = self._scan(cursor, after, None, b"", max_bytes)
+                found, position = self._scan(cursor, after, None, b"", tags, max_bytes)
             else:
-                found, position = self._scan_blocks(txn, cursor, after, session, max_bytes)
+                found, position = self._scan_blocks(txn, cursor, after, session, tags, max_bytes)
             txn_id = txn.id()
         records: list[Record] = []
         for last, value in found:
@@ -228,7 +248,13 @@ class Segment:
         return Page(records, position, txn_id)
 
     def _scan(
-        self, cursor: lmdb.Cursor, after: int, until: int | None, prefix: bytes, max_bytes: int
+        self,
+        cursor: lmdb.Cursor,
+        after: int,
+        until: int | None,
+        prefix: bytes,
+        tags: frozenset[int] | None,
+        max_bytes: int,
     ) -> tuple[list[tuple[int, bytes]], int]:
         found: list[tuple[int, bytes]] = []
         position = after
@@ -240,7 +266,7 @@ class Segment:
                     return found, max(position, until)
                 position = last
                 looked_at += len(value)
-                if not prefix or is_of(value, prefix):
+                if (not prefix or is_of(value, prefix)) and (tags is None or value[TYPE_OFFSET] in tags):
                     found.append((last, value))
                     read_bytes += len(value)
                 if read_bytes >= max_bytes or looked_at >= 16 * max_bytes:
@@ -251,7 +277,13 @@ class Segment:
         return int(unpack_position(cursor.key())[0]) if cursor.last() else self.first - 1
 
     def _scan_blocks(
-        self, txn: lmdb.Transaction, cursor: lmdb.Cursor, after: int, session: str, max_bytes: int
+        self,
+        txn: lmdb.Transaction,
+        cursor: lmdb.Cursor,
+        after: int,
+        session: str,
+        tags: frozenset[int] | None,
+        max_bytes: int,
     ) -> tuple[list[tuple[int, bytes]], int]:
         """As _scan, but going only where the index says that the session has records."""
         prefix = session_prefix(session)
@@ -265,7 +297,7 @@ class Segment:
                 return found, max(position, self._head(txn))
             start = max(position, (block << BLOCK_SHIFT) - 1)
             end = ((block + 1) << BLOCK_SHIFT) - 1
-            more, position = self._scan(cursor, start, end, prefix, max_bytes - size)
+            more, position = self._scan(cursor, start, end, prefix, tags, max_bytes - size)
             found += more
             size += sum(len(value) for _, value in more)
             if position < end:  # the size was reached, or the end of the segment
@@ -279,6 +311,11 @@ class Segment:
             return None
         key = bytes(blocks.key())
         return int(unpack_position(key[len(prefix) :])[0]) if key.startswith(prefix) else None
+
+    def value(self, last: int) -> bytes | None:
+        """The stored record that ends at *last*, undecoded."""
+        with self._env.begin() as txn:
+            return txn.get(pack_position(last), db=self._events)
 
     def position_at(self, session: str, elapsed_ns: int) -> tuple[int, int] | None:
         """Where to begin to read *session* so as to meet all at or after *elapsed_ns*; None: it is not in here.
@@ -312,19 +349,33 @@ class Segment:
         with self._env.begin() as txn:
             return list(_pairs(txn.cursor(self._sessions)))
 
-    def keys(self) -> Iterator[tuple[int, bytes]]:
+    def snapshot(self) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """The head and the session table, still encoded, as one commit left them: for verify."""
+        with self._env.begin() as txn:
+            return self._head(txn), list(_pairs(txn.cursor(self._sessions)))
+
+    def stored(self) -> Iterator[tuple[int, bytes]]:
         """Every (last position, stored value), in short transactions, undecoded: for verify."""
         after = self.first - 1
         while True:
             with self._env.begin() as txn:
-                found, after = self._scan(txn.cursor(self._events), after, None, b"", 4 << 20)
+                found, after = self._scan(txn.cursor(self._events), after, None, b"", None, 4 << 20)
             if not found:
                 return
             yield from found
 
     def copy(self, destination: Path) -> None:
-        """A consistent, compacted copy in *destination*, an existing empty directory; writers go on meanwhile."""
-        self._env.copy(str(destination), compact=True)
+        """A consistent, compacted copy in *destination*, an existing empty directory; writers go on meanwhile.
+
+        On disk at return. Through a descriptor of ours: LMDB's own has O_DIRECT, where a disk that is full in the
+        middle of a page is EINVAL.
+        """
+        fd = os.open(destination / "data.mdb", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            self._env.copyfd(fd, compact=True)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -382,6 +433,15 @@ class WriteTransaction:
 def _pairs(cursor: lmdb.Cursor) -> Iterator[tuple[bytes, bytes]]:
     """py-lmdb types both for buffers=True too, which was slower for values under 4 KB and is never asked for here."""
     return cast("Iterator[tuple[bytes, bytes]]", cursor.iternext())
+
+
+def _reserve(lock: Path) -> None:
+    """Give a lock file its blocks. LMDB makes it sparse and maps it: on a full disk the first touch was SIGBUS."""
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        os.posix_fallocate(fd, 0, LOCK_BYTES)
+    finally:
+        os.close(fd)
 
 
 def _sync_directory(path: Path) -> None:

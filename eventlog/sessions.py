@@ -84,12 +84,12 @@ def fold(row: Session | None, record: Record) -> Session | None:
         return None
     row.last_position = record.last
     if isinstance(event, OutputRun):
-        for elapsed_ns, lines in event.reads:
+        for _, lines in event.reads:
             data = b"".join(lines)
             row.bytes += len(data)
             row.lines += data.count(b"\n")
-        row.last_elapsed_ns = elapsed_ns
-        row.last_output_at_ns = record.at_ns - record.elapsed_ns + elapsed_ns
+        row.last_elapsed_ns = event.reads[-1][0]
+        row.last_output_at_ns = record.at_ns - record.elapsed_ns + row.last_elapsed_ns
         return row
     row.last_elapsed_ns = max(row.last_elapsed_ns, record.elapsed_ns)
     if isinstance(event, StateChanged):

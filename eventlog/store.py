@@ -8,26 +8,26 @@ looks for the mark and goes on in the next where it stands. Without the mark six
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
 
-from eventlog.codec import Record, encode
+from eventlog.codec import TYPES, Record, encode
 from eventlog.errors import EventLogError, LogRefusedError, SegmentError
+from eventlog.salvage import Salvaged
 from eventlog.segment import (
     BLOCK_SHIFT,
     DEFAULT_CAP_BYTES,
-    DIGITS,
     Page,
     Segment,
     WriteTransaction,
     pack_position,
     segment_name,
+    segments_in,
 )
 from eventlog.sessions import Session, fold
 
@@ -51,6 +51,7 @@ class Stored:
         self.count = record.count
 
 
+AnySegment = Segment | Salvaged  # the second where a file is damaged: what is left of it can be read
 Build = Callable[[WriteTransaction], "Sequence[Stored]"]
 
 
@@ -61,8 +62,9 @@ class Store:
         self.directory = directory
         self.cap_bytes = cap_bytes
         self._lock = threading.RLock()
-        self._open: dict[int, Segment] = {}
+        self._open: dict[int, AnySegment] = {}
         self._rows: dict[str, tuple[bytes, Session]] = {}
+        self._newest_first: int | None = None
         refuse_remote(directory)
         if create:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,16 +91,16 @@ class Store:
 
     def segments(self) -> list[int]:
         """First positions of the segments that are there, oldest first."""
-        return sorted(int(name) for name in os.listdir(self.directory) if len(name) == DIGITS and name.isdigit())
+        return segments_in(self.directory)
 
     @contextmanager
-    def _use(self, first: int) -> Iterator[Segment]:
+    def _use(self, first: int) -> Iterator[AnySegment]:
         with self._lock:
             segment = self._open.get(first)
             if segment is None:
                 if len(self._open) >= OPEN_SEGMENTS:
                     self._open = {key: old for key, old in self._open.items() if not old.close_if_idle()}
-                segment = self._open[first] = Segment(self.directory / segment_name(first))
+                segment = self._open[first] = self._open_segment(first)
             use = segment.in_use()
             use.__enter__()
         try:
@@ -106,11 +108,40 @@ class Store:
         finally:
             use.__exit__(None, None, None)
 
+    def _open_segment(self, first: int) -> AnySegment:
+        path = self.directory / segment_name(first)
+        try:
+            return Segment(path)
+        except SegmentError as error:
+            return Salvaged(path, error, lambda: self._carried_to(first))
+
+    def _carried_to(self, first: int) -> list[tuple[bytes, bytes]]:
+        """The session table as the segment before *first* left it."""
+        older = [segment for segment in self.segments() if segment < first]
+        if not older:
+            return []
+        with self._use(older[-1]) as segment:
+            return segment.session_items()
+
+    def forget(self, first: int) -> None:
+        """Close the segment that began at *first* and was deleted, when its last reader here has left it."""
+        with self._lock:
+            segment = self._open.pop(first, None)
+        if segment is not None:
+            segment.close()
+
+    def _close_pruned(self, oldest: int) -> None:
+        # Another process deleted them: while they are open here, their disk space is not given back.
+        with self._lock:
+            self._open = {key: old for key, old in self._open.items() if key >= oldest or not old.close_if_idle()}
+
     @contextmanager
-    def using(self, position: int) -> Iterator[Segment]:
+    def using(self, position: int) -> Iterator[AnySegment]:
         """The segment that holds *position*, or will; the oldest where it has been trimmed away."""
         for attempt in range(3):
             segments = self.segments()
+            if min(list(self._open), default=segments[0]) < segments[0]:
+                self._close_pruned(segments[0])
             first = max((s for s in segments if s <= position), default=segments[0])
             try:
                 with self._use(first) as segment:
@@ -121,7 +152,7 @@ class Store:
                     raise  # pruned between the listing and the opening; twice more is no accident
 
     @contextmanager
-    def live(self) -> Iterator[Segment]:
+    def live(self) -> Iterator[AnySegment]:
         """The newest segment; made where its sealed predecessor's writer died before it could."""
         while True:
             last = self.segments()[-1]
@@ -132,7 +163,7 @@ class Store:
                     return
                 self._create_next(segment, following)
 
-    def _create_next(self, segment: Segment, first: int) -> None:
+    def _create_next(self, segment: AnySegment, first: int) -> None:
         if first not in self.segments():
             # The sealed segment takes no more commits, so its session table is final: it is carried on whole.
             Segment.create(
@@ -143,15 +174,24 @@ class Store:
                 carry=segment.session_items(),
             )
 
-    def reopen_live(self) -> None:
-        """Close and forget the newest segment, as its environment may be poisoned by a failed commit."""
-        with self._lock:
-            segment = self._open.pop(self.segments()[-1], None)
-            self._rows.clear()
-        if segment is not None:
-            segment.close()
+    @contextmanager
+    def newest(self) -> Iterator[AnySegment]:
+        """The newest segment, sealed or not: for readers, who must get their answer on a full disk too."""
+        with self._use(self.segments()[-1]) as segment:
+            yield segment
+
+    def reopen(self) -> None:
+        """Close every segment, to be opened anew by its next reader: a failed commit may have poisoned one."""
+        self.close()  # under the lock: nobody may open a file again before it is closed
+        self._rows.clear()
 
     # -- reading ---------------------------------------------------------------------------------------------------
+
+    @property
+    def damage(self) -> SegmentError | None:
+        """Why the newest segment can be read only in part, and not written; None: it can."""
+        with self.newest() as segment:
+            return segment.error if isinstance(segment, Salvaged) else None
 
     @property
     def first(self) -> int:
@@ -159,23 +199,40 @@ class Store:
         return self.segments()[0]
 
     def head(self) -> int:
-        with self.live() as segment:
+        with self.newest() as segment:
             return segment.head()
 
-    def read(self, after: int, *, max_bytes: int = READ_BYTES, session: str | None = None) -> Page:
+    def read(
+        self,
+        after: int,
+        *,
+        max_bytes: int = READ_BYTES,
+        session: str | None = None,
+        tags: frozenset[int] | None = None,
+    ) -> Page:
         """The next page of records after *after*. Its ``position`` is where to read on; at the head it is *after*.
 
         Raises:
             EventDecodeError: the next record is damaged.
         """
         with self.using(after + 1) as segment:
-            return segment.read(max(after, segment.first - 1), max_bytes, session)
+            return segment.read(max(after, segment.first - 1), max_bytes, session, tags)
 
-    def records(self, after: int = 0, until: int | None = None, session: str | None = None) -> Iterator[Record]:
-        """Every record after *after* up to the head found at the start, or to *until*."""
+    def records(
+        self,
+        after: int = 0,
+        until: int | None = None,
+        session: str | None = None,
+        kinds: Collection[type] | None = None,
+    ) -> Iterator[Record]:
+        """Every record after *after* up to the head found at the start, or to *until*.
+
+        Of one *session*, and of the event classes in *kinds* (``OutputRun`` for output), where they are given.
+        """
+        tags = None if kinds is None else frozenset(TYPES[kind] for kind in kinds)
         end = self.head() if until is None else until
         while after < end:
-            page = self.read(after, session=session)
+            page = self.read(after, session=session, tags=tags)
             for record in page.records:
                 if record.last > end:
                     return
@@ -186,12 +243,12 @@ class Store:
 
     def sessions(self) -> list[Session]:
         """The session table, oldest first."""
-        with self.live() as segment:
+        with self.newest() as segment:
             rows = segment.sessions()
         return sorted(rows, key=lambda row: row.first_position)
 
     def session(self, session: str) -> Session | None:
-        with self.live() as segment:
+        with self.newest() as segment:
             return segment.session(session)
 
     def session_start(self, session: str, elapsed_ns: int = 0) -> int:
@@ -224,16 +281,13 @@ class Store:
             lmdb.DiskError: the disk is full; nothing was written and the log stays readable.
         """
         while True:
-            with self.live() as segment:
+            with self._newest() as segment:
                 if segment.used_bytes() >= segment.cap_bytes and segment.head() >= segment.first:
                     segment.seal()
-                    continue
                 try:
                     with segment.write() as txn:
-                        if txn is None:
-                            continue
-                        answers = _put(txn, builds, self._rows)
-                    return answers
+                        if txn is not None:
+                            return _put(txn, builds, self._rows)
                 except lmdb.MapFullError:
                     self._rows.clear()
                     if segment.head() < segment.first:
@@ -242,6 +296,17 @@ class Store:
                 except BaseException:
                     self._rows.clear()  # folded in place, for a commit that did not come
                     raise
+            with self.live() as segment:
+                self._newest_first = segment.first
+
+    @contextmanager
+    def _newest(self) -> Iterator[AnySegment]:
+        """The segment last seen to be live: a write that finds it sealed looks again, most need not."""
+        if self._newest_first not in self._open:  # or it was sealed since, pruned and closed
+            with self.live() as segment:
+                self._newest_first = segment.first
+        with self._use(self._newest_first) as segment:
+            yield segment
 
 
 def _put(
@@ -318,21 +383,3 @@ def refuse_remote(directory: Path) -> None:
         kind = fields[fields.index("-") + 1]
         if fields[2] == wanted and kind in REMOTE_FILESYSTEMS:
             raise LogRefusedError(directory, f"a log needs a local file system, this one is {kind}")
-
-
-def remove_segment(directory: Path, first: int) -> int:
-    """Delete one segment for good; the bytes it held on disk. Open readers keep theirs until they close it."""
-    path = directory / segment_name(first)
-    gone = directory / f".gone-{os.getpid()}-{first}"
-    size = disk_bytes(path)
-    path.rename(gone)
-    shutil.rmtree(gone)
-    return size
-
-
-def disk_bytes(path: Path) -> int:
-    """What a segment takes on disk; its file may be sparse."""
-    try:
-        return sum(entry.stat().st_blocks * 512 for entry in os.scandir(path))
-    except FileNotFoundError as error:
-        raise SegmentError(path, "gone") from error

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
@@ -26,49 +27,72 @@ from eventlog.segment import segment_name
 from eventlog.store import READ_BYTES, Store
 
 SAFETY_NET_S = 0.5
+POLL_S = 0.02  # where inotify is not to be had
 SNAPSHOT_RETRY_S = 0.0002
 
 
 class HeadWatch:
-    """One inotify descriptor a process, however many subscriptions wait on it."""
+    """One inotify descriptor a process, however many subscriptions wait on it; none where nobody does.
+
+    A user has 128 of them (fs.inotify.max_user_instances): whoever gets none polls, and says nothing.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._inotify = INotify(nonblocking=True)
-        self._inotify.add_watch(directory, flags.CREATE | flags.MOVED_TO)
+        self._inotify: INotify | None = None
+        self._begun = trio.Event()
         self._followed: dict[int, int] = {}
         self._moved = trio.Event()
+        self.awaited = False  # whether anyone waits for the next movement
+        self.safety_net_s = SAFETY_NET_S
 
     def follow(self, first: int) -> None:
         """Also wake for commits to the segment that begins at *first*; older ones take no more of them."""
-        if first in self._followed:
+        if not self._begun.is_set():
+            self._begun.set()
+            with self._or_poll():
+                self._inotify = INotify(nonblocking=True)
+                self._inotify.add_watch(self._directory, flags.CREATE | flags.MOVED_TO)
+        if first in self._followed or self._inotify is None:
             return
         path = self._directory / segment_name(first) / "data.mdb"
-        self._followed[first] = self._inotify.add_watch(path, flags.MODIFY)
+        with self._or_poll():
+            self._followed[first] = self._inotify.add_watch(path, flags.MODIFY)
         for old in [key for key in self._followed if key < first - 1 and len(self._followed) > 4]:
             try:
                 self._inotify.rm_watch(self._followed.pop(old))
             except OSError:
                 pass  # the segment was deleted, and its watch with it
 
+    @contextmanager
+    def _or_poll(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # EMFILE, ENOSPC: the user's instances or watches are used up
+            self.safety_net_s = POLL_S
+
     def moved(self) -> trio.Event:
         """Set at the next movement: take it BEFORE looking whether there is something to read."""
+        self.awaited = True
         return self._moved
 
     def pulse(self) -> None:
         """Wake all who wait. On trio's thread."""
+        self.awaited = False
         self._moved.set()
         self._moved = trio.Event()
 
     async def run(self) -> None:
         """Turn inotify's events into wake-ups, until cancelled."""
         try:
-            while True:
+            await self._begun.wait()
+            while self._inotify is not None:
                 await trio.lowlevel.wait_readable(self._inotify.fileno())
                 os.read(self._inotify.fileno(), 65_536)  # which file it was does not matter: all waiters look
                 self.pulse()
         finally:
-            self._inotify.close()
+            if self._inotify is not None:
+                self._inotify.close()
 
 
 class Subscription:
@@ -88,6 +112,15 @@ class Subscription:
         self.position = after
         self.caught_up = False
 
+    def seek(self, after: int) -> None:
+        """Go on after *after*, which may lie before what has been read."""
+        self.position = after
+        self.caught_up = False
+        self._events = iter(())
+
+    def head(self) -> int:
+        return self._store.head()
+
     async def batch(self) -> list[Record]:
         """The next records in order, each exactly once; waits for some."""
         while True:
@@ -98,13 +131,12 @@ class Subscription:
     async def next(self) -> list[Record]:
         """As ``batch``, but returns [] whenever all there is has been read: the caller has caught up."""
         while True:
-            page, txn_id, first = self._read()
-            if page is not None:
-                await trio.lowlevel.checkpoint()
-                return page
+            await trio.lowlevel.checkpoint()  # before the read: a cancellation after it would lose what was read
+            records, txn_id, first = self._read()
+            if records is not None:
+                return records
             if not self.caught_up:
                 self.caught_up = True
-                await trio.lowlevel.checkpoint()
                 return []
             await self._wait(first, txn_id)
 
@@ -132,7 +164,7 @@ class Subscription:
         if ahead:
             await trio.sleep(SNAPSHOT_RETRY_S)
             return
-        with trio.move_on_after(SAFETY_NET_S):
+        with trio.move_on_after(self._watch.safety_net_s):
             await moved.wait()
 
     def __aiter__(self) -> AsyncIterator[Recorded]:

@@ -1,9 +1,10 @@
 """Group commit: one thread owns every write of this process to the log.
 
 Appenders queue; the thread takes all that waits, commits it in one transaction, then answers. The next batch gathers
-meanwhile, so batches grow exactly when the disk is slow. After a small commit output waits up to 5 ms for more: a
-one-event commit writes about 100 KB of pages, and unpaced 100 KB/s of text became 250 MB/s of writes. What someone
-waits for commits at once and takes the queue with it.
+meanwhile, so batches grow exactly when the disk is slow. After a commit output waits up to 5 ms, or until 256 KB are
+queued: a one-event commit writes about 100 KB of pages (unpaced, 100 KB/s of text became 250 MB/s of writes), and the
+recorder of a flood spends its time on reading instead of on four times as many commits. What someone waits for
+commits at once and takes the queue with it; so does the first event after a pause.
 
 One pinned thread, because an LMDB write transaction belongs to the thread that began it (py-lmdb, "Threads").
 
@@ -13,20 +14,24 @@ tried again: the queue is bounded, so the recorder stops reading and its child w
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import lmdb
 import msgspec
 
+from eventlog.segment import Segment, WriteTransaction
 from eventlog.store import Build, Store, Stored
 
 BATCH_ITEMS = 2_000
 BATCH_BYTES = 4 << 20
-QUEUE_BYTES = 1 << 20  # then appenders wait for room; about 20 ms of the fastest terminal
-SMALL_COMMIT_BYTES = 64 << 10
+QUEUE_BYTES = 4 << 20  # then appenders wait for room: one commit takes all there can be
 PACE_S = 0.005
 PACE_BYTES = 256 << 10
 RETRY_S = 0.25
@@ -48,12 +53,31 @@ class Statistics(msgspec.Struct, frozen=True):
 
 
 class _Item:
-    __slots__ = ("answer", "build", "size")
+    """What is queued. *stored*: what it records, known for a function only once a transaction has called it."""
+
+    __slots__ = ("answer", "build", "error", "size", "stored")
 
     def __init__(self, build: Sequence[Stored] | Build, size: int, answer: Answer | None) -> None:
-        self.build = build
+        self.build = build if not callable(build) else self._guarded(build)
+        self.stored: Sequence[Stored] = [] if callable(build) else build
+        self.error: Exception | None = None
         self.size = size
         self.answer = answer
+
+    def _guarded(self, build: Build) -> Build:
+        """*build*, whose failure is its caller's own: others in the same transaction are none the worse for it."""
+
+        def guarded(txn: WriteTransaction) -> Sequence[Stored]:
+            self.error, self.stored = None, []
+            try:
+                self.stored = list(build(txn))
+            except lmdb.Error:
+                raise  # the log's failure, not the build's
+            except Exception as error:
+                self.error = error
+            return self.stored
+
+        return guarded
 
 
 class Writer:
@@ -73,6 +97,7 @@ class Writer:
         self._commit_s = 0.0
         self._commit_began: float | None = None
         self.failing: Exception | None = None
+        self._died: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
@@ -88,8 +113,8 @@ class Writer:
 
     def _put(self, item: _Item, *, urgent: bool) -> None:
         with self._lock:
-            if self._closing:
-                raise RuntimeError("the log is closed")
+            if self._closing or self._died is not None:
+                raise RuntimeError("the log is closed") from self._died
             self._queue.append(item)
             self._queued_bytes += item.size
             self._urgent = self._urgent or urgent
@@ -141,6 +166,20 @@ class Writer:
     # -- the thread ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._commit_all()
+        except BaseException as error:  # a bug: everybody is told, for with nobody to write all would wait for ever
+            with self._lock:
+                self._died = error
+                left, self._queued_bytes = list(self._queue), 0
+                self._queue.clear()
+                self._room.notify_all()
+            for item in left:
+                if item.answer is not None:
+                    item.answer(error)
+            raise
+
+    def _commit_all(self) -> None:
         quiet_until = 0.0  # output offered before this waits for more
         while True:
             with self._lock:
@@ -150,8 +189,7 @@ class Writer:
                 self._work.wait_for(self._is_due, max(0.0, quiet_until - time.monotonic()))
                 batch = self._take()
             if self._commit(batch):
-                size = sum(item.size for item in batch)
-                quiet_until = time.monotonic() + PACE_S if size < SMALL_COMMIT_BYTES else 0.0
+                quiet_until = time.monotonic() + PACE_S
 
     def _is_due(self) -> bool:
         return self._urgent or self._closing or self._queued_bytes >= PACE_BYTES
@@ -174,25 +212,25 @@ class Writer:
         except lmdb.Error as error:
             settled = self._settle(batch, error)
             if settled is None:
-                self._failed(batch, error)
+                self._failed(batch, _explained(error, self._store.directory))
                 return False
             answers = settled
         except Exception as error:
-            self._failed(batch, error)
+            self._failed(batch, _explained(error, self._store.directory))
             return False
         with self._lock:
             self._commits += 1
-            self._events += sum(s.count for item in batch if not callable(item.build) for s in item.build)
+            self._events += sum(stored.count for item in batch for stored in item.stored)
             self._bytes += sum(item.size for item in batch)
             self._commit_s += time.monotonic() - began
             self._commit_began = None
             self.failing = None
             self._queued_bytes -= sum(item.size for item in batch)
             self._room.notify_all()
-        self._on_commit()
         for item, answer in zip(batch, answers, strict=True):
             if item.answer is not None:
-                item.answer(answer)
+                item.answer(item.error or answer)
+        self._on_commit()
         return True
 
     def _settle(self, batch: list[_Item], error: lmdb.Error) -> list[list[int]] | None:
@@ -203,11 +241,13 @@ class Writer:
         """
         if isinstance(error, lmdb.DiskError):
             return None
-        try:
-            self._store.reopen_live()
-        except Exception:
-            return None
-        return _committed(self._store, batch)
+        while True:
+            try:
+                self._store.reopen()
+                return _committed(self._store, batch)
+            except Exception as unreadable:  # to guess would be to write twice or to lose
+                self.failing = unreadable
+                time.sleep(RETRY_S)
 
     def _failed(self, batch: list[_Item], error: Exception) -> None:
         """Tell those who wait, keep what was offered, in order, and pause before the next try."""
@@ -223,18 +263,23 @@ class Writer:
         time.sleep(RETRY_S)
 
 
+def _explained(error: Exception, directory: Path) -> Exception:
+    """*error*, or DiskError where a full disk is what it means: LMDB calls a write cut short an I/O error."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if type(error) is lmdb.Error:
+        with suppress(OSError):
+            space = os.statvfs(directory)
+            full = space.f_bavail * space.f_frsize < BATCH_BYTES
+    return lmdb.DiskError(f"{error}: the disk is full") if full else error
+
+
 def _committed(store: Store, batch: list[_Item]) -> list[list[int]] | None:
     """The positions of *batch* where the tail of the log turns out to hold it, else None."""
-    values = [s for item in batch if not callable(item.build) for s in item.build]
+    values = [stored for item in batch for stored in item.stored]
     if not values or not values[-1].record.last:
         return None
     last = values[-1].record.last
-    for record in store.records(after=last - 1):
-        if (
-            record.last == last
-            and record.event == values[-1].record.event
-            and record.session == values[-1].record.session
-        ):
-            return [[s.record.last for s in item.build] if not callable(item.build) else [] for item in batch]
-        break
-    return None
+    with store.using(last) as segment:
+        if not isinstance(segment, Segment) or segment.value(last) != values[-1].value:
+            return None
+    return [[stored.record.last for stored in item.stored] for item in batch]

@@ -1,0 +1,104 @@
+"""Who is alive: each recorder holds a lock in ``run/`` while it lives, and the kernel frees it however it ends.
+
+An open session whose recorder's lock is free is *lost*: whoever meets it says so, in the log. A recorder's name is
+never used again, so a lock found free stays free.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from eventlog.decisions import change_state
+from eventlog.errors import LogRefusedError
+from eventlog.events import OPEN_STATES
+from eventlog.segment import WriteTransaction
+from eventlog.sessions import Session
+from eventlog.store import Build, Store, Stored
+
+
+class RecorderLock:
+    """Held by this process until ``release`` or its end. ``name`` begins with the pid, for people."""
+
+    def __init__(self, run: Path) -> None:
+        self.name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._path = _path(run, self.name)
+        self._fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody knows the name yet
+        os.write(self._fd, json.dumps({"pid": os.getpid()}).encode())
+
+    def release(self) -> None:
+        self._path.unlink(missing_ok=True)
+        os.close(self._fd)
+
+
+def _path(run: Path, name: str) -> Path:
+    return run / f"recorder-{name}.lock"
+
+
+def is_alive(run: Path, recorder: str) -> bool:
+    """Whether that recorder holds its lock; a shared lock asks, so that two who ask do not meet each other."""
+    if "/" in recorder:
+        return False
+    try:
+        fd = os.open(_path(run, recorder), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
+
+
+def settle_lost(store: Store, run: Path) -> list[str]:
+    """Append ``lost`` to every open session whose recorder is gone; their ids. Checked again inside the transaction."""
+    lost = [row for row in store.sessions() if row.is_open and not is_alive(run, row.recorder)]
+    if lost:
+        store.append([_lost(run, row) for row in lost])
+        for recorder in {row.recorder for row in lost}:
+            _path(run, recorder).unlink(missing_ok=True)
+    return [row.session for row in lost]
+
+
+def _lost(run: Path, row: Session) -> Build:
+    change = change_state(row.session, "lost", "its recorder ended without saying so", only_if=OPEN_STATES)
+
+    def build(txn: WriteTransaction) -> Sequence[Stored]:
+        return [] if is_alive(run, row.recorder) else change(txn)
+
+    return build
+
+
+def claim_kernel(run: Path) -> None:
+    """Refuse a home in use from another kernel or pid namespace, where neither pids nor LMDB's reader table hold.
+
+    Raises:
+        LogRefusedError: with the reason.
+    """
+    here = f"{_boot_id()} {os.stat('/proc/self/ns/pid').st_ino}"
+    path = run / "kernel"
+    try:
+        there = path.read_text()
+    except FileNotFoundError:
+        there = ""
+    if there == here:
+        return
+    if there and any(
+        is_alive(run, lock.name[len("recorder-") : -len(".lock")]) for lock in run.glob("recorder-*.lock")
+    ):
+        raise LogRefusedError(run.parent, "in use by recorders of another kernel or pid namespace")
+    new = run / f".kernel-{os.getpid()}"
+    new.write_text(here)
+    new.replace(path)
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

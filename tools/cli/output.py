@@ -1,0 +1,144 @@
+"""What commands print: rows as a table, JSON lines or CSV; errors as ``error:`` and ``try:``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    import argparse
+
+Row = dict[str, Any]
+
+
+class CommandError(Exception):
+    """What the user asked for cannot be done. *hint*: the command to try instead."""
+
+    status = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(CommandError):
+    """The call's words are off."""
+
+    status = 2
+
+
+def report(error: Exception) -> int:
+    """Print *error* for people; the exit status it means. A bug keeps its traceback."""
+    from eventlog.errors import EventLogError
+    from server.config import ConfigError
+
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]  # a nursery's wrapping: what happened is inside
+    if isinstance(error, CommandError | EventLogError | ConfigError):
+        message, hint = str(error), getattr(error, "hint", None)
+    elif isinstance(error, OSError) or type(error).__module__.startswith("lmdb"):
+        message, hint = _system_message(error), None
+    else:
+        raise error
+    print_error(message, hint)
+    return getattr(error, "status", 1)
+
+
+def _system_message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
+
+
+def print_error(message: str, hint: str | None = None) -> None:
+    red, plain = ("\033[31m", "\033[0m") if colours(sys.stderr) else ("", "")
+    print(f"{red}error:{plain} {visible(message)}", file=sys.stderr)
+    if hint:
+        print(f"try: {visible(hint)}", file=sys.stderr)
+
+
+def colours(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def visible(text: str) -> str:
+    """*text* with control characters made harmless: recorded text may try to speak to this terminal."""
+    return "".join(c if c.isprintable() or c in "\n" else repr(c)[1:-1] for c in text)
+
+
+def add_format(parser: argparse.ArgumentParser, *, csv: bool = True) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--json", action="store_true", help="JSON lines, one object a line")
+    if csv:
+        group.add_argument("--csv", action="store_true", help="comma-separated values with a header")
+
+
+def print_rows(
+    rows: Iterable[Row], args: argparse.Namespace, columns: dict[str, Callable[[Row], str]], fields: Sequence[str]
+) -> None:
+    """Print *rows* as asked: --json whole, --csv with *fields* for a header, else a table of *columns*."""
+    if args.json:
+        print_json(rows)
+    elif args.csv:
+        _print_csv(rows, fields)
+    else:
+        _print_table(rows, columns)
+
+
+def print_json(rows: Iterable[Row]) -> None:
+    import msgspec
+
+    encoder = msgspec.json.Encoder()
+    write = sys.stdout.buffer.write
+    buffer = bytearray()
+    for row in rows:
+        encoder.encode_into(row, buffer, -1)
+        buffer += b"\n"
+        if len(buffer) > 1 << 16:
+            write(buffer)
+            buffer.clear()
+    write(buffer)
+    sys.stdout.flush()
+
+
+def _print_csv(rows: Iterable[Row], fields: Sequence[str]) -> None:
+    import csv
+
+    import msgspec
+
+    encode = msgspec.json.encode
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(fields)
+    for row in rows:
+        cells = (row.get(field) for field in fields)
+        writer.writerow([encode(cell).decode() if isinstance(cell, list | dict | bool) else cell for cell in cells])
+
+
+def _print_table(rows: Iterable[Row], columns: dict[str, Callable[[Row], str]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # Elsewhere than on a terminal a table is as wide as it needs, so that nothing is cut for grep.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in columns:
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*(_cell(visible(column(row)).replace("\n", " "), Text) for column in columns.values()))
+    if sys.stdout.isatty():
+        console.print(table)
+        return
+    with console.capture() as capture:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+STYLES = {"running": "green", "paused": "yellow", "failed": "red", "killed": "red", "lost": "red bold"}
+
+
+def _cell(value: str, text: Any) -> Any:
+    return text(value, style=STYLES.get(value, ""))
