@@ -146,9 +146,10 @@ class Replay:
 
     def elapsed_ns(self) -> int:
         """Where in the session this is: at the last moment shown, or in the silence after it."""
+        if not self._waiting:
+            return self._elapsed_ns  # at the end of what there is
         silent_ns = max(0.0, self.pace.shown_ns(trio.current_time()) - self._shown_ns)
-        upper_ns = self._waiting[0][1].elapsed_ns if self._waiting else self._elapsed_ns + silent_ns
-        return int(max(self._elapsed_ns, min(self._elapsed_ns + silent_ns, upper_ns)))
+        return int(min(self._elapsed_ns + silent_ns, self._waiting[0][1].elapsed_ns))
 
     # -- control: from the same trio thread ------------------------------------------------------------------------
 

@@ -36,7 +36,9 @@ MIN_MAP_BYTES = 64 << 20
 MAX_READERS = 1024
 LOCK_BYTES = MAX_READERS * 64 + 128  # what LMDB makes of so many readers
 BLOCK_SHIFT = 12
+NEW = ".new-"  # and the maker's pid: a segment that is being made
 DIGITS = 20  # u64 in decimal: names sort as numbers do
+PASSING_ERRORS = (lmdb.ReadersFullError, lmdb.MemoryError, lmdb.DiskError, lmdb.LockError)  # no damage
 
 pack_position = struct.Struct(">Q").pack
 unpack_position = struct.Struct(">Q").unpack
@@ -69,10 +71,15 @@ def segments_in(directory: Path) -> list[int]:
 
 
 class Segment:
-    """An open segment. Safe to use from several threads; close() waits for readers in flight."""
+    """An open segment. Safe to use from several threads; close() waits for readers in flight.
 
-    def __init__(self, path: Path) -> None:
+    py-lmdb opens the databases of a writable environment in a write transaction: who only reads would wait for the
+    writer's lock, and for ever where its holder is stopped. So a segment is opened read-only unless it is written to.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = False) -> None:
         self.path = path
+        self.writable = writable
         self.first = int(path.name)
         data = path / "data.mdb"
         if not data.is_file():
@@ -83,7 +90,9 @@ class Segment:
             raise SegmentError(path, "truncated: data.mdb is empty")  # LMDB would write a new environment into it
         try:
             # map_size 0: LMDB takes it from the file, so it is equal in every process that opens it.
-            self._env = lmdb.open(str(path), map_size=0, max_dbs=8, max_readers=MAX_READERS, create=False)
+            self._env = lmdb.open(
+                str(path), map_size=0, max_dbs=8, max_readers=MAX_READERS, create=False, readonly=not writable
+            )
         except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError) as error:
             raise SegmentError(path, f"not a segment: {error}") from error
         except lmdb.Error as error:
@@ -100,11 +109,10 @@ class Segment:
             self._events = self._open_db(b"events")
             self._sessions = self._open_db(b"sessions")
             self._blocks = self._open_db(b"blocks")
-        except lmdb.Error as error:
+        except BaseException as error:
             self._env.close()
-            raise SegmentError(path, f"not a segment: {error}") from error
-        except BaseException:
-            self._env.close()
+            if isinstance(error, lmdb.Error) and not isinstance(error, PASSING_ERRORS):
+                raise SegmentError(path, f"not a segment: {error}") from error
             raise
         self.page_bytes: int = self._env.stat()["psize"]
 
@@ -119,7 +127,7 @@ class Segment:
         It is built under a name no reader looks at and renamed when whole; *carry* is the session table so far.
         """
         final = directory / segment_name(first)
-        new = directory / f".new-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        new = directory / f"{NEW}{os.getpid()}-{uuid.uuid4().hex[:8]}"
         new.mkdir(mode=0o700)
         try:
             _reserve(new / "lock.mdb")
@@ -146,6 +154,7 @@ class Segment:
             _sync_directory(directory)
         finally:
             shutil.rmtree(new, ignore_errors=True)
+            _sweep(directory)
 
     def _open_db(self, name: bytes) -> lmdb._Database:
         return self._env.open_db(name, create=False)
@@ -442,6 +451,17 @@ def _reserve(lock: Path) -> None:
         os.posix_fallocate(fd, 0, LOCK_BYTES)
     finally:
         os.close(fd)
+
+
+def _sweep(directory: Path) -> None:
+    """Delete what processes left that died while they made a segment."""
+    for path in directory.glob(f"{NEW}*"):
+        try:
+            os.kill(int(path.name.split("-")[1]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except (PermissionError, ValueError):
+            pass  # it lives, or the name is none of ours
 
 
 def _sync_directory(path: Path) -> None:

@@ -94,13 +94,16 @@ class Store:
         return segments_in(self.directory)
 
     @contextmanager
-    def _use(self, first: int) -> Iterator[AnySegment]:
+    def _use(self, first: int, *, write: bool = False) -> Iterator[AnySegment]:
         with self._lock:
             segment = self._open.get(first)
+            if write and isinstance(segment, Segment) and not segment.writable:
+                self._open.pop(first).close()
+                segment = None
             if segment is None:
                 if len(self._open) >= OPEN_SEGMENTS:
                     self._open = {key: old for key, old in self._open.items() if not old.close_if_idle()}
-                segment = self._open[first] = self._open_segment(first)
+                segment = self._open[first] = self._open_segment(first, write)
             use = segment.in_use()
             use.__enter__()
         try:
@@ -108,10 +111,10 @@ class Store:
         finally:
             use.__exit__(None, None, None)
 
-    def _open_segment(self, first: int) -> AnySegment:
+    def _open_segment(self, first: int, writable: bool) -> AnySegment:
         path = self.directory / segment_name(first)
         try:
-            return Segment(path)
+            return Segment(path, writable=writable)
         except SegmentError as error:
             return Salvaged(path, error, lambda: self._carried_to(first))
 
@@ -153,10 +156,10 @@ class Store:
 
     @contextmanager
     def live(self) -> Iterator[AnySegment]:
-        """The newest segment; made where its sealed predecessor's writer died before it could."""
+        """The newest segment, to write to; made where its sealed predecessor's writer died before it could."""
         while True:
             last = self.segments()[-1]
-            with self._use(last) as segment:
+            with self._use(last, write=True) as segment:
                 following = segment.sealed()
                 if following is None:
                     yield segment
@@ -305,7 +308,7 @@ class Store:
         if self._newest_first not in self._open:  # or it was sealed since, pruned and closed
             with self.live() as segment:
                 self._newest_first = segment.first
-        with self._use(self._newest_first) as segment:
+        with self._use(self._newest_first, write=True) as segment:
             yield segment
 
 

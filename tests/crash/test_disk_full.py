@@ -23,10 +23,10 @@ from tests.eventlog.helpers import (
     Room,
     SmallFiles,
     everything,
+    fail_to_open,
     gapless,
     lines_of,
     numbers,
-    open_new,
     pipe,
     positions_of,
     read_all,
@@ -117,7 +117,7 @@ def test_on_a_full_disk_a_new_log_is_refused_and_leaves_nothing_behind(small_dis
     FullDisk(small_disk / "log").take(0)
     ours, theirs = pipe()
 
-    with running(open_new, small_disk / "log", theirs):
+    with running(fail_to_open, small_disk / "log", True, theirs):
         name, text = received(ours, "it was refused")
 
     assert (name, "No space left" in text) in {("OSError", True), ("DiskError", True)}

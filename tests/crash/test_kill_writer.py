@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -13,12 +15,20 @@ from eventlog.events import Recorded, SessionStarted
 from eventlog.store import Store
 from tests.eventlog.helpers import (
     PATIENCE_S,
+    SESSION,
+    append,
     everything,
     gapless,
+    hold_the_lock,
     lines_of,
     numbered_line,
     numbers,
+    output,
+    pipe,
+    read_all,
+    received,
     running,
+    started,
     wait_until,
     write_until_killed,
 )
@@ -51,11 +61,20 @@ def test_writers_killed_at_any_moment_lose_nothing_that_was_seen(tmp_path: Path)
 
         check_what_was_said(said, seen)
         segments = store.segments()
+        roll_over(store)
+        assert not [path.name for path in store.directory.iterdir() if path.name.startswith(".")]
 
     with Store(tmp_path / "log", create=False) as store:
         assert everything(store) == seen
         assert {row.session for row in store.sessions()} == {e.session for e in seen}
     assert len(segments) > 3
+
+
+def roll_over(store: Store) -> None:
+    with store.live() as segment:
+        segment.seal()
+    with store.live() as segment:
+        assert segment.head() == store.head()
 
 
 def kill_after(writer: ForkServerProcess, store: Store, seen: list[Recorded], chance: random.Random) -> None:
@@ -84,14 +103,35 @@ def check_what_was_said(said: list[Path], events: list[Recorded]) -> None:
         assert numbers(agent, lines_of(events, session)), f"{session}: not a beginning of what it offered"
     acknowledged = 0
     for path in said:
-        session, *told = path.read_text().splitlines() if path.exists() else [""]
-        assert session in {"", *sessions}
-        for line in told:
+        told = path.read_text().splitlines() if path.exists() else []
+        session = told[0] if told else None
+        assert session is None or session in sessions
+        for line in told[1:]:
             number, position = map(int, line.split())
             event = events[position - 1]
             assert (event.session, lines_of([event])) == (session, [numbered_line(sessions[session], number)])
             acknowledged += 1
     assert acknowledged > ROUNDS
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGSTOP, signal.SIGKILL], ids=["stopped", "killed"])
+def test_a_writer_that_stands_still_in_a_commit_keeps_nobody_from_reading(tmp_path: Path, signal_number: int) -> None:
+    """Also from opening the log: py-lmdb opens a writable environment's databases in a write transaction."""
+    with Store(tmp_path / "log") as store:
+        append(store, SESSION, started(), output(b"before\n"))
+    ours, theirs = pipe()
+    with running(hold_the_lock, tmp_path / "log", theirs) as writer:
+        assert received(ours, "it holds the writer's lock") == "held"
+        assert writer.pid is not None
+        os.kill(writer.pid, signal_number)
+        ours, theirs = pipe()
+        with running(read_all, tmp_path / "log", theirs):
+            assert received(ours, "another has read the log") == [1, 2]
+        writer.kill()
+        writer.join(PATIENCE_S)
+
+        with Store(tmp_path / "log") as store:  # it died with the lock, which the next writer gets
+            assert append(store, SESSION, output(b"after\n")) == [3]
 
 
 def test_a_writer_killed_while_it_makes_the_next_segment_is_followed_by_anyone(tmp_path: Path) -> None:

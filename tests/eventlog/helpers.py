@@ -27,8 +27,8 @@ from xxhash import xxh32_digest
 import eventlog.subscription
 import eventlog.writer
 from eventlog.codec import Record, output_record, records_of
-from eventlog.events import Event, Marker, Output, Recorded, SessionStarted, StateChanged, Stream
 from eventlog.decisions import start
+from eventlog.events import Event, Marker, Output, Recorded, SessionStarted, StateChanged, Stream
 from eventlog.log import open_log
 from eventlog.store import Store, Stored
 from eventlog.writer import Writer
@@ -231,6 +231,12 @@ def append_line(directory: Path, session: str, line: bytes) -> None:
         append(store, session, output(line))
 
 
+def hold_the_lock(directory: Path, answer: Connection) -> None:
+    with Store(directory, create=False) as store, store.live() as segment, segment.write():
+        answer.send("held")
+        time.sleep(3600)
+
+
 def die_in_a_read_transaction(directory: Path) -> None:
     with Store(directory, create=False) as store, store.newest() as segment:
         with segment._env.begin():
@@ -242,9 +248,9 @@ def read_all(directory: Path, answer: Connection) -> None:
         answer.send(positions_of(everything(store)))
 
 
-def open_new(directory: Path, answer: Connection) -> None:
+def fail_to_open(directory: Path, create: bool, answer: Connection) -> None:
     try:
-        Store(directory).close()
+        Store(directory, create=create).close()
     except Exception as error:
         answer.send((type(error).__name__, str(error)))
 

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from eventlog.clock import Clock
+from eventlog.decisions import change_state
 from eventlog.errors import EventLogError
 from eventlog.events import (
     NAMES,
@@ -30,7 +31,6 @@ from eventlog.events import (
     StateChanged,
     Unknown,
 )
-from eventlog.decisions import change_state
 from eventlog.log import EventLog, open_log
 from eventlog.store import Store
 from tests.eventlog.helpers import (

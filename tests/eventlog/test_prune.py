@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from eventlog.codec import output_record
+from eventlog.decisions import start
 from eventlog.errors import EventDecodeError
 from eventlog.events import RulesChanged, SessionStarted
-from eventlog.decisions import start
 from eventlog.prune import DAY_NS, Plan, disk_bytes, plan, prune, retention_lock
 from eventlog.segment import segment_name
 from eventlog.store import Store
@@ -47,7 +48,7 @@ def log(tmp_path: Path) -> Path:
 
 def roll_over(store: Store) -> int:
     """Begin a new segment; its first position."""
-    with store.newest() as segment:
+    with store.live() as segment:
         segment.seal()
     with store.live() as segment:
         return segment.first
@@ -196,15 +197,24 @@ def test_who_runs_is_for_the_caller_to_say(log: Path) -> None:
         assert firsts(plan(store, now_ns=0, keep_bytes=0, is_running=lambda row: row.session != A)) == segments[:2]
 
 
+def test_a_run_that_reaches_into_the_last_day_belongs_to_it(log: Path) -> None:
+    with Store(log) as store:
+        append(store, [started(), running()])
+        append(store, [output_record(A, BEGAN_NS, "pty", [(HOUR_NS, [b"a\n", b"b\n"]), (3 * HOUR_NS, [b"c\n"])])])
+        roll_over(store)
+        append(store, [output(2 * HOUR_NS + DAY_NS, b"d\n")])
+
+        assert plan(store, now_ns=0, keep_bytes=0).stopped.endswith("its last day begins at position 3")
+
+
 def test_a_running_session_whose_last_day_cannot_be_read_holds_what_it_may_stand_in(log: Path) -> None:
     with Store(log) as store:
-        segments = hourly_log(store, 4)
-    cut(data_file(log, segments[1]), 8_192)
+        segments = hourly_log(store, 30)
+        assert firsts(plan(store, now_ns=0, keep_bytes=0)) == segments[:5]
+    cut(data_file(log, segments[5]), 8_192)
 
     with Store(log) as store:
-        doomed = plan(store, now_ns=BEGAN_NS + 1_000 * DAY_NS, older_than_ns=0)
-
-        assert firsts(doomed) == []
+        assert firsts(plan(store, now_ns=0, keep_bytes=0)) == segments[:4]
 
 
 # -- deleting ------------------------------------------------------------------------------------------------------
@@ -218,6 +228,7 @@ def test_a_plan_deletes_nothing_and_prune_deletes_the_plan(log: Path) -> None:
         assert store.segments() == segments
 
         assert prune(store, doomed) == doomed.bytes
+        assert deleted_files_held_open() == []
 
         assert store.segments() == segments[4:]
         assert store.first == doomed.first == segments[4]
@@ -370,7 +381,7 @@ from pathlib import Path
 from tests.eventlog.maintenance_helpers import *
 with Store(Path(sys.argv[1])) as store:
     for n in range(1, 4):
-        with store.newest() as segment:
+        with store.live() as segment:
             segment.seal()
         append(store, [output(n, b"x\\n")])
 """,

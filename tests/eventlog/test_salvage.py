@@ -11,9 +11,9 @@ import lmdb
 import pytest
 
 from eventlog.codec import OutputRun, Record, encode
+from eventlog.decisions import start
 from eventlog.errors import EventDecodeError, SegmentError
 from eventlog.events import Marker, SessionStarted
-from eventlog.decisions import start
 from eventlog.salvage import Salvaged
 from eventlog.segment import Segment, pack_position, segment_name
 from eventlog.store import Store
@@ -299,9 +299,10 @@ def test_where_two_leaves_differ_about_a_position_neither_is_believed(tmp_path: 
     """One of them was written by a commit that never came to be, and nothing says which."""
     one = leaf(2, (1, note(1)), (2, note(2)), (3, note(3, "committed?")), (4, note(4)))
     other = leaf(3, (1, note(1)), (2, note(2)), (3, note(3, "or this?")))
-    behind = leaf(4, (5, note(5)))
+    again = leaf(4, (1, note(1)), (2, note(2)), (3, note(3, "or this?")))
+    behind = leaf(5, (5, note(5)))
 
-    segment = segment_of(tmp_path, [one, other, behind])
+    segment = segment_of(tmp_path, [one, other, again, behind])
 
     assert labels(segment) == ["1", "2"]
     assert segment.head() == 2

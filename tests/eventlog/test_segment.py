@@ -12,6 +12,7 @@ import lmdb
 import msgspec
 import pytest
 
+from eventlog import segment as segment_module
 from eventlog.errors import LogFormatError, SegmentError
 from eventlog.segment import BLOCK_SHIFT, FORMAT, LOCK_BYTES, Segment, segment_name
 from eventlog.store import Store, Stored, _put
@@ -21,8 +22,11 @@ from tests.eventlog.helpers import (
     append,
     die_in_a_read_transaction,
     events_of,
+    fail_to_open,
     output,
+    pipe,
     positions_of,
+    received,
     running,
     started,
     stored,
@@ -36,7 +40,7 @@ OTHER = "other-20261122-101500"
 def segment(tmp_path: Path) -> Iterator[Segment]:
     """An empty segment that begins at position 100."""
     Segment.create(tmp_path, 100, log_id="log-1", cap_bytes=1 << 20)
-    segment = Segment(tmp_path / segment_name(100))
+    segment = Segment(tmp_path / segment_name(100), writable=True)
     yield segment
     segment.close()
 
@@ -253,6 +257,17 @@ def test_a_reader_killed_in_its_transaction_pins_nothing_for_who_opens_next(tmp_
 
         with store.newest() as segment:
             assert pid not in segment._env.readers()
+
+
+def test_a_segment_whose_reader_table_is_full_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment_module, "LOCK_BYTES", 64 + 128 + 64)
+    monkeypatch.setattr(segment_module, "MAX_READERS", 2)
+    ours, theirs = pipe()
+    with Store(tmp_path / "log") as store, store.newest() as segment:
+        with segment._env.begin(), segment._env.begin(), running(fail_to_open, tmp_path / "log", False, theirs):
+            assert received(ours, "it could not be opened")[0] == "ReadersFullError"
 
 
 def test_a_copy_made_while_others_write_opens_as_a_segment(segment: Segment, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventlog.codec import Record, records_of
+from eventlog.decisions import change_state, start
 from eventlog.events import (
     Command,
     CommandOutcome,
@@ -25,7 +26,6 @@ from eventlog.events import (
     StateChanged,
     Unknown,
 )
-from eventlog.decisions import change_state, start
 from eventlog.sessions import AGENT_NAME, Session, fold, session_id
 from eventlog.store import Store
 from tests.eventlog.helpers import BEGAN_NS, SESSION, TINY_CAP_BYTES, append, output, started, stored, stored_run

@@ -13,8 +13,8 @@ import lmdb
 import pytest
 
 from eventlog import writer as writer_module
-from eventlog.events import Marker
 from eventlog.decisions import start
+from eventlog.events import Marker
 from eventlog.segment import WriteTransaction
 from eventlog.store import Build, Store, Stored
 from eventlog.writer import QUEUE_BYTES, Writer

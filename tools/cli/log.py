@@ -14,7 +14,7 @@ from eventlog.jsonform import event_object
 from eventlog.sessions import Session
 from eventlog.store import Store
 from tools.cli.home import find_session, open_home, open_store
-from tools.cli.output import Row, add_format, colours, print_json, print_rows, visible
+from tools.cli.output import Row, UsageError, add_format, colours, print_json, print_rows, visible
 
 EXAMPLES = """\
 examples:
@@ -38,23 +38,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.follow and args.csv:
+        raise UsageError("--csv has an end, --follow has none", "--json --follow")
     with open_store(args) as (_, store):
         row = find_session(store, args.session) if args.session else None
         first_wanted = args.after is not None
         head = store.head()
         events = _stored(store, row, args, head)
         if args.limit is not None:
-            # deque for "the last N": positions of a filtered view are not known before it is read
-            limited: Iterator[Recorded] = (
-                itertools.islice(events, args.limit) if first_wanted else iter(deque(events, args.limit))
-            )
-            events = limited
+            # "the last N" of a filtered view: where they begin is not known before all of it has been read
+            events = itertools.islice(events, args.limit) if first_wanted else iter(deque(events, args.limit))
         rows = _counted(_objects(events, store))
-        if not args.follow or args.csv:
-            print_rows(rows, args, COLUMNS, FIELDS) if args.csv else _print(rows, args)
-            return 0
-        _print(rows, args)
-        left = None if args.limit is None else args.limit - (rows.count if first_wanted else 0)
+        if args.csv:
+            print_rows(rows, args, COLUMNS, FIELDS)
+        else:
+            _print(rows, args)
+    if not args.follow:
+        return 0
+    left = args.limit - rows.count if args.limit is not None and first_wanted else None
     return _follow(args, row, head, left)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
 
-from tools.cli.output import UsageError, report
+from tools.cli.output import UsageError, report, unwrapped
 
 VERSION = "0.1.0"
 
@@ -108,14 +109,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = load(COMMANDS[name][0]).run(args)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:
+    except (BrokenPipeError, KeyboardInterrupt, Exception, BaseExceptionGroup) as error:
+        return _ended_by(unwrapped(error))
+
+
+def _ended_by(error: BaseException) -> int:
+    if isinstance(error, BrokenPipeError):
         # Whoever read our stdout has gone, as `| head` does: that is no error of anybody's.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        return report(error)
+        return 128 + signal.SIGPIPE
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    return report(error)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -29,13 +29,18 @@ class UsageError(CommandError):
     status = 2
 
 
-def report(error: Exception) -> int:
+def unwrapped(error: BaseException) -> BaseException:
+    """What happened, without the groups that nurseries put around it."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def report(error: BaseException) -> int:
     """Print *error* for people; the exit status it means. A bug keeps its traceback."""
     from eventlog.errors import EventLogError
     from server.config import ConfigError
 
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]  # a nursery's wrapping: what happened is inside
     if isinstance(error, CommandError | EventLogError | ConfigError):
         message, hint = str(error), getattr(error, "hint", None)
     elif isinstance(error, OSError) or type(error).__module__.startswith("lmdb"):
@@ -46,7 +51,7 @@ def report(error: Exception) -> int:
     return getattr(error, "status", 1)
 
 
-def _system_message(error: Exception) -> str:
+def _system_message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return str(error)
@@ -76,7 +81,7 @@ def add_format(parser: argparse.ArgumentParser, *, csv: bool = True) -> None:
 
 
 def print_rows(
-    rows: Iterable[Row], args: argparse.Namespace, columns: dict[str, Callable[[Row], str]], fields: Sequence[str]
+    rows: Iterable[Row], args: argparse.Namespace, columns: Mapping[str, Callable[[Row], str]], fields: Sequence[str]
 ) -> None:
     """Print *rows* as asked: --json whole, --csv with *fields* for a header, else a table of *columns*."""
     if args.json:
@@ -116,7 +121,7 @@ def _print_csv(rows: Iterable[Row], fields: Sequence[str]) -> None:
         writer.writerow([encode(cell).decode() if isinstance(cell, list | dict | bool) else cell for cell in cells])
 
 
-def _print_table(rows: Iterable[Row], columns: dict[str, Callable[[Row], str]]) -> None:
+def _print_table(rows: Iterable[Row], columns: Mapping[str, Callable[[Row], str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table

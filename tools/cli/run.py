@@ -21,7 +21,7 @@ from server.recorder.pty import get_size
 from server.recorder.pump import Pump
 from server.recorder.session import LiveSession, Spec
 from tools.cli.home import open_home
-from tools.cli.output import CommandError, UsageError, print_error
+from tools.cli.output import CommandError, UsageError, print_error, unwrapped
 from tools.cli.terminal import in_foreground, raw
 from tools.cli.viewer import Viewer
 
@@ -77,10 +77,9 @@ def run(args: argparse.Namespace) -> int:
         lock.release()
 
 
-def _own(error: Exception, status: int = OWN_FAILURE) -> Exception:
+def _own(error: BaseException, status: int = OWN_FAILURE) -> BaseException:
     """The child's exit statuses are the child's; ours are told apart by their number."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    error = unwrapped(error)
     error.status = status  # type: ignore[attr-defined]
     return error
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # What a recorded program may have left on: alternate screen, hidden cursor, mouse, bracketed paste, colours, margins.
+# The cursor stays where it is: 1047 does not restore it as 1049 does, and resetting the margins sends it home.
 RESET = (
-    b"\033[?1049l\033[?25h\033[?1000l\033[?1002l\033[?1003l\033[?1006l\033[?1004l\033[?2004l\033[?1l\033>\033[0m\033[r"
-    b"\033[?7h"
+    b"\033[?1047l\033[?25h\033[?1000l\033[?1002l\033[?1003l\033[?1006l\033[?1004l\033[?2004l\033[?1l\033>\033[0m"
+    b"\033[?7h\0337\033[r\0338"
 )
 CLEAR = b"\033c"  # RIS: a seek back draws the session again from its beginning
 
@@ -23,7 +24,7 @@ def in_foreground(fd: int) -> bool:
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
     except OSError:
-        return False
+        return True  # not our controlling terminal: it has no say in our jobs
 
 
 @contextmanager
