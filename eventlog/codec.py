@@ -228,6 +228,11 @@ def _decode_other(body: bytes, version: int, number: int) -> tuple[_Envelope, St
     return _Envelope(*array[:6]), msgspec.convert(array[5], known)
 
 
+def is_intact(value: bytes) -> bool:
+    """Whether a stored record's checksum is right."""
+    return xxh32_digest(value[:-CHECKSUM_BYTES]) == value[-CHECKSUM_BYTES:]
+
+
 def is_of(value: bytes, session_prefix: bytes) -> bool:
     """Whether a stored record belongs to the session whose ``session_prefix`` this is, without decoding it."""
     return value.startswith(session_prefix, SESSION_OFFSET)

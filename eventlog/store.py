@@ -146,13 +146,17 @@ class Store:
             if min(list(self._open), default=segments[0]) < segments[0]:
                 self._close_pruned(segments[0])
             first = max((s for s in segments if s <= position), default=segments[0])
+            use = self._use(first)
             try:
-                with self._use(first) as segment:
-                    yield segment
-                return
+                segment = use.__enter__()
+                break
             except FileNotFoundError:
                 if attempt == 2:
                     raise  # pruned between the listing and the opening; twice more is no accident
+        try:
+            yield segment
+        finally:
+            use.__exit__(None, None, None)
 
     @contextmanager
     def live(self) -> Iterator[AnySegment]:
@@ -228,7 +232,7 @@ class Store:
         session: str | None = None,
         kinds: Collection[type] | None = None,
     ) -> Iterator[Record]:
-        """Every record after *after* up to the head found at the start, or to *until*.
+        """Every record after *after* up to the head found at the start, or to *until*, which a record ends at.
 
         Of one *session*, and of the event classes in *kinds* (``OutputRun`` for output), where they are given.
         """

@@ -98,7 +98,8 @@ class HeadWatch:
 class Subscription:
     """A cursor on the log: iterate it for events, or call ``batch`` for the records of one read.
 
-    ``position`` is where to resume. ``caught_up`` is true while the last read found nothing more.
+    ``position`` is where the last batch ended, and where to resume after it; who takes single events resumes at the
+    last one's own. ``caught_up`` is true while the last read found nothing more.
     """
 
     def __init__(
@@ -132,16 +133,6 @@ class Subscription:
         """As ``batch``, but returns [] whenever all there is has been read: the caller has caught up."""
         while True:
             await trio.lowlevel.checkpoint()  # before the read: a cancellation after it would lose what was read
-            records, txn_id, first = self._read()
-            if records is not None:
-                return records
-            if not self.caught_up:
-                self.caught_up = True
-                return []
-            await self._wait(first, txn_id)
-
-    def _read(self) -> tuple[list[Record] | None, int, int]:
-        while True:
             with self._store.using(self.position + 1) as segment:
                 page = segment.read(max(self.position, segment.first - 1), self._max_bytes, self._session)
                 first = segment.first
@@ -149,9 +140,12 @@ class Subscription:
                 self.position = page.position
                 if page.records:
                     self.caught_up = False
-                    return page.records, page.txn_id, first
-                continue
-            return None, page.txn_id, first
+                    return page.records
+            elif not self.caught_up:
+                self.caught_up = True
+                return []
+            else:
+                await self._wait(first, page.txn_id)
 
     async def _wait(self, first: int, txn_id: int) -> None:
         """Return when the log may hold more than the snapshot *txn_id* of segment *first* did."""

@@ -13,8 +13,10 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+import lmdb
+
 from eventlog.decisions import change_state
-from eventlog.errors import LogRefusedError
+from eventlog.errors import EventLogError, LogRefusedError
 from eventlog.events import OPEN_STATES
 from eventlog.segment import WriteTransaction
 from eventlog.sessions import Session
@@ -29,7 +31,11 @@ class RecorderLock:
         self._path = _path(run, self.name)
         self._fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody knows the name yet
-        os.write(self._fd, json.dumps({"pid": os.getpid()}).encode())
+        try:
+            os.write(self._fd, json.dumps({"pid": os.getpid()}).encode())
+        except OSError as error:
+            self.release()
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def release(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -59,13 +65,23 @@ def is_alive(run: Path, recorder: str) -> bool:
 
 
 def settle_lost(store: Store, run: Path) -> list[str]:
-    """Append ``lost`` to every open session whose recorder is gone; their ids. Checked again inside the transaction."""
-    lost = [row for row in store.sessions() if row.is_open and not is_alive(run, row.recorder)]
+    """Append ``lost`` to every open session whose recorder is gone; their ids. Checked again inside the transaction.
+
+    A log that cannot be written now, on a full disk or damaged, keeps no reader out: the next who meets them appends.
+    """
+    lost = [row for row in store.sessions() if is_lost(run, row)]
     if lost:
-        store.append([_lost(run, row) for row in lost])
+        try:
+            store.append([_lost(run, row) for row in lost])
+        except (lmdb.Error, EventLogError, OSError):
+            return [row.session for row in lost]
         for recorder in {row.recorder for row in lost}:
             _path(run, recorder).unlink(missing_ok=True)
     return [row.session for row in lost]
+
+
+def is_lost(run: Path, row: Session) -> bool:
+    return row.is_open and not is_alive(run, row.recorder)
 
 
 def _lost(run: Path, row: Session) -> Build:

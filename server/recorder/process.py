@@ -34,10 +34,14 @@ class SpawnError(Exception):
 
 
 class Exit(NamedTuple):
-    """How a child ended: one of *code* and *signal* ("SIGTERM" style), and its rusage in seconds and KiB."""
+    """How a child ended: one of *code* and *signal* ("SIGTERM" style); *status* as a shell has it, 128 + the signal.
+
+    *rusage* is wait4's, in seconds and KiB.
+    """
 
     code: int | None
     signal: str | None
+    status: int
     rusage: dict[str, float]
 
 
@@ -67,7 +71,9 @@ class Process:
             "voluntary_switches": usage.ru_nvcsw,
             "involuntary_switches": usage.ru_nivcsw,
         }
-        return Exit(code, None, rusage) if code >= 0 else Exit(None, signal_name(-code), rusage)
+        if code < 0:
+            return Exit(None, signal_name(-code), 128 - code, rusage)
+        return Exit(code, None, code, rusage)
 
     def send_signal(self, number: int) -> None:
         """To the terminal's foreground group, as its keys would, or to the child's own group."""
@@ -118,9 +124,11 @@ def spawn(
             actions = [(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate(theirs)]
         os.set_blocking(input_fd, False)
         pid = _spawn_in(cwd, list(argv), dict(env), actions)
-    except BaseException:
+    except BaseException as error:
         for fd in ours:
             os.close(fd)
+        if isinstance(error, OSError):  # no terminal or descriptor is left, for instance
+            raise SpawnError(argv, 126, error.strerror or str(error)) from error
         raise
     finally:
         for fd in theirs:

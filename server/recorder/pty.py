@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import struct
 import termios
 
 # A line discipline in canonical mode takes 4,095 bytes a line and drops the rest (n_tty.c, N_TTY_BUF_SIZE).
 _WINSIZE = struct.Struct("HHHH")
+TIOCGPTPEER = 0x5441  # asm-generic/ioctls.h: opens the slave of a master; Python names it from 3.13 on
+CTRL_D = b"\x04"
 
 
 def open_pty(cols: int, rows: int) -> tuple[int, str]:
@@ -50,8 +53,15 @@ def reads_secret(master: int) -> bool:
     return bool(local_modes & termios.ICANON) and not local_modes & termios.ECHO
 
 
+def is_canonical(master: int) -> bool:
+    try:
+        return bool(termios.tcgetattr(master)[3] & termios.ICANON)
+    except termios.error:
+        return False
+
+
 def end_of_input(master: int, *, at_line_start: bool) -> bytes:
-    """What to type so that a canonical reader meets its end of file; nothing where the terminal is raw.
+    """What to type so that a canonical reader meets its end of file; in a raw terminal Ctrl-D, as a person would.
 
     VEOF hands over what waits; only on an empty line does the reader get nothing, which is the end (termios(3)).
     """
@@ -60,6 +70,20 @@ def end_of_input(master: int, *, at_line_start: bool) -> bytes:
     except termios.error:
         return b""
     if not attributes[3] & termios.ICANON:
-        return b""
+        return CTRL_D
     veof: bytes = attributes[6][termios.VEOF]
     return veof if at_line_start else veof * 2
+
+
+def has_unread(master: int) -> bool:
+    """Whether a reader of the terminal would get something at once: what was typed and not read, an end too."""
+    try:
+        slave = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False  # hung up
+    try:
+        poll = select.poll()  # select(2) ends at descriptor 1,023
+        poll.register(slave, select.POLLIN)
+        return any(event & select.POLLIN for _, event in poll.poll(0))
+    finally:
+        os.close(slave)

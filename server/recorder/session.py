@@ -20,12 +20,15 @@ from eventlog.events import Resized, SessionExited, SessionStarted, State, State
 from eventlog.log import EventLog
 from eventlog.store import Stored
 from server.recorder.process import Exit, Process, SpawnError, spawn
-from server.recorder.pty import end_of_input, reads_secret, set_size
+from server.recorder.pty import end_of_input, has_unread, is_canonical, reads_secret, set_size
 from server.recorder.pump import Pump, Source
 from server.recorder.recording import Recording
 
 DRAIN_S = 2.0  # how long output of a terminal that someone kept open is still recorded after the child's exit
 RETRY_S = 0.25
+ROOM_S = 0.005
+END_FIRST_S = 0.005  # after an end of input was typed: how soon we look whether it has been read, and how seldom later
+END_LAST_S = 0.25
 
 Show = Callable[[Stream, bytes], None]
 
@@ -55,7 +58,8 @@ class LiveSession:
         self.process: Process | None = None
         self._log = log
         self._clock = clock
-        self._typed_newline = True
+        self._typed = False
+        self._at_line_start = True
 
     @classmethod
     async def start(cls, log: EventLog, spec: Spec, recorder: str) -> LiveSession:
@@ -73,7 +77,7 @@ class LiveSession:
             cols=spec.cols,
             rows=spec.rows,
             host=os.uname().nodename,
-            tags=spec.tags,
+            tags={_text(key): _text(value) for key, value in spec.tags.items()},
             recorder=recorder,
             source=spec.source,
         )
@@ -169,18 +173,38 @@ class LiveSession:
             except OSError:
                 return False
         if data:
-            self._typed_newline = data.endswith(b"\n")
+            self._typed = True
+            self._at_line_start = data.endswith(b"\n")
         return True
 
+    async def wait_for_room(self) -> None:
+        """Return when the log takes more: input in bulk is bounded as output is."""
+        while not self._log.writer.wait_for_room(0.0):  # noqa: ASYNC110  # room is a thread's condition, not an Event
+            await trio.sleep(ROOM_S)
+
     async def end_input(self) -> None:
-        """No more input comes: close the pipe, or type the terminal's end-of-file key."""
+        """No more input comes: close the pipe; or type the terminal's end-of-file key once all before it was read.
+
+        Typed earlier, a program that makes its terminal raw (a shell, a REPL) reads it as a NUL byte. A canonical
+        terminal always has an end waiting, as a closed pipe has. Into a raw one it is typed once, and never where
+        nothing else was: whoever starts a full-screen program on /dev/null did not ask for a key.
+        """
         process = self.process
         if process is None or process.input_fd is None:
             return
-        if process.is_pty:
-            await self.type(end_of_input(process.input_fd, at_line_start=self._typed_newline), "stdin")
-        else:
+        if not process.is_pty:
             process.close_input()
+            return
+        forwarded = self._typed
+        pause_s = END_FIRST_S
+        while process.input_fd is not None and ((canonical := is_canonical(process.input_fd)) or forwarded):
+            if not has_unread(process.input_fd):
+                await self.type(end_of_input(process.input_fd, at_line_start=self._at_line_start), "stdin")
+                self._at_line_start = True
+                if not canonical:
+                    return
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, END_LAST_S)
 
     def resize(self, cols: int, rows: int, source: str) -> None:
         process = self.process
