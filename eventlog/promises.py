@@ -26,6 +26,7 @@ Promise = Literal[
     "positions",  # 1, 2, 3 … without gap or overlap
     "checksum",
     "decoding",
+    "index",  # who reads one session meets all of it
     "started_first",
     "exited_once",
     "exited_last",  # no output after session_exited
@@ -75,8 +76,11 @@ class Promises:
             if session in (None, name) and (row is None or row.last_position >= first):
                 seen.row, seen.state, seen.whole = None, None, False
 
+    def has_row(self, session: str) -> bool:
+        return session in (self._table or {})
+
     def is_known(self, session: str) -> bool:
-        return session in self._seen or session in (self._table or {})
+        return session in self._seen or self.has_row(session)
 
     def record(self, record: Record) -> Iterator[Finding]:
         """Check *record*, the next one that was read."""

@@ -194,7 +194,7 @@ def _position(node: _Node) -> int:
 def _log_id(value: bytes) -> str:
     try:
         return msgspec.msgpack.decode(value, type=str)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return ""
 
 

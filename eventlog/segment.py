@@ -25,7 +25,7 @@ from typing import NamedTuple, cast
 import lmdb
 import msgspec
 
-from eventlog.codec import TYPE_OFFSET, Record, decode, is_of, session_prefix
+from eventlog.codec import TYPE_OFFSET, Record, decode, is_intact, is_of, session_prefix
 from eventlog.errors import EventDecodeError, LogFormatError, SegmentError
 from eventlog.sessions import Session
 
@@ -37,6 +37,7 @@ MAX_READERS = 1024
 LOCK_BYTES = MAX_READERS * 64 + 128  # what LMDB makes of so many readers
 BLOCK_SHIFT = 12
 NEW = ".new-"  # and the maker's pid: a segment that is being made
+BLOCKS_A_READ = 64  # of a session that stands thinly among others: 256k positions, some 10 ms
 DIGITS = 20  # u64 in decimal: names sort as numbers do
 PASSING_ERRORS = (lmdb.ReadersFullError, lmdb.MemoryError, lmdb.DiskError, lmdb.LockError)  # no damage
 
@@ -167,9 +168,12 @@ class Segment:
             raise SegmentError(self.path, f"truncated: data.mdb has {size} of {needed} bytes")
 
     def _check_format(self) -> None:
-        with self._env.begin() as txn:
-            meta = {bytes(key).decode(): _decode_meta(value) for key, value in txn.cursor(self._meta).iternext()}
-        if "format" not in meta or "first" not in meta:
+        try:
+            with self._env.begin() as txn:
+                meta = {bytes(key).decode(): _decode_meta(value) for key, value in txn.cursor(self._meta).iternext()}
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise SegmentError(self.path, f"its header is damaged: {error}") from error
+        if [type(meta.get(name)) for name in ("format", "first", "log", "cap")] != [int, int, str, int]:
             raise SegmentError(self.path, "its header is missing")
         if meta["format"] > FORMAT:
             raise LogFormatError(meta["format"], FORMAT)
@@ -275,7 +279,8 @@ class Segment:
                     return found, max(position, until)
                 position = last
                 looked_at += len(value)
-                if (not prefix or is_of(value, prefix)) and (tags is None or value[TYPE_OFFSET] in tags):
+                wanted = (not prefix or is_of(value, prefix)) and (tags is None or value[TYPE_OFFSET] in tags)
+                if wanted or not is_intact(value):  # a damaged one may be any session's: decoding it will say so
                     found.append((last, value))
                     read_bytes += len(value)
                 if read_bytes >= max_bytes or looked_at >= 16 * max_bytes:
@@ -300,7 +305,7 @@ class Segment:
         size = 0
         position = after
         blocks = txn.cursor(self._blocks)
-        while size < max_bytes:
+        for _ in range(BLOCKS_A_READ):
             block = self._next_block(blocks, session, (position + 1) >> BLOCK_SHIFT)
             if block is None:
                 return found, max(position, self._head(txn))
@@ -309,7 +314,7 @@ class Segment:
             more, position = self._scan(cursor, start, end, prefix, tags, max_bytes - size)
             found += more
             size += sum(len(value) for _, value in more)
-            if position < end:  # the size was reached, or the end of the segment
+            if position < end or size >= max_bytes:  # the size was reached, or the end of the segment
                 break
         return found, position
 
@@ -345,6 +350,15 @@ class Segment:
                         break
                     best = found
         return best
+
+    def block(self, session: str, block: int) -> tuple[int, int] | None:
+        """Where the index says that *session* begins in *block*, and when: for verify. None: it does not say."""
+        with self._env.begin() as txn:
+            value = txn.get(session.encode() + b"\0" + pack_position(block), db=self._blocks)
+        try:
+            return None if value is None else _decode_block(value)
+        except msgspec.DecodeError:
+            return None
 
     def session(self, session: str) -> Session | None:
         with self._env.begin() as txn:

@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import lmdb
@@ -27,7 +28,7 @@ from eventlog.codec import SESSION_OFFSET, Record, decode
 from eventlog.errors import EventDecodeError, EventLogError, LogFormatError, SegmentError
 from eventlog.promises import Finding, Promises
 from eventlog.salvage import Salvaged
-from eventlog.segment import Segment, segment_name, segments_in
+from eventlog.segment import BLOCK_SHIFT, Segment, segment_name, segments_in
 from eventlog.sessions import Session
 
 PROGRESS_BYTES = 4 << 20  # what one read transaction of Segment.stored brings
@@ -63,20 +64,25 @@ def check(directory: Path, skip: Collection[int] = ()) -> Iterator[Finding | Pro
     yield Progress(firsts[-1], firsts[0] - 1, firsts[0], firsts[-1] - 1)
     newest = firsts[-1]
     head, table = newest - 1, None
-    if newest not in skip:
+    unread = set(skip)
+    if newest not in unread:
         try:
             head, table = _snapshot(directory / segment_name(newest))
-        except (SegmentError, LogFormatError, lmdb.Error):
+        except (FileNotFoundError, SegmentError, LogFormatError):
             pass  # the walk says so
-        except msgspec.DecodeError as error:
-            yield Finding(newest, "table", f"the session table is damaged: {error}")
+        except lmdb.Error as error:
+            yield Finding(newest, "segments", f"LMDB cannot read it: {error}")
+            unread.add(newest)
+        else:
+            if table is None:
+                yield Finding(newest, "table", "the session table cannot be read")
     promises = Promises(firsts[0], table)
     log_id: str | None = None
     for first, following in zip(firsts, [*firsts[1:], None], strict=True):
         last = head if following is None else following - 1
         yield Progress(first, first - 1, firsts[0], head)
         path = directory / segment_name(first)
-        if first in skip:
+        if first in unread:
             promises.lost(first, last)
             continue
         try:
@@ -92,7 +98,7 @@ def check(directory: Path, skip: Collection[int] = ()) -> Iterator[Finding | Pro
             yield Finding(first, "segments", _unreadable(path, error))
             promises.lost(first, max(first, last))
             continue
-        try:
+        with closing(segment):
             if segment.log_id != (log_id := log_id or segment.log_id):
                 yield Finding(first, "segments", f"it is of another log: {segment.log_id}")
             sealed = segment.sealed()
@@ -102,18 +108,17 @@ def check(directory: Path, skip: Collection[int] = ()) -> Iterator[Finding | Pro
                 yield item if isinstance(item, Finding) else Progress(first, item, firsts[0], head)
             if following is not None:
                 yield from _chained(first, sealed, following, promises)
-        finally:
-            segment.close()
     yield from promises.finish()
 
 
-def _snapshot(path: Path) -> tuple[int, dict[str, Session]]:
-    segment = Segment(path)
-    try:
-        head, items = segment.snapshot()
-    finally:
-        segment.close()
-    return head, {key.decode(): msgspec.msgpack.decode(row, type=Session) for key, row in items}
+def _snapshot(path: Path) -> tuple[int, dict[str, Session] | None]:
+    """The head and the session table of one commit; None: the table is damaged."""
+    with closing(Segment(path)) as segment:
+        try:
+            head, items = segment.snapshot()
+            return head, {key.decode(): msgspec.msgpack.decode(row, type=Session) for key, row in items}
+        except (lmdb.Error, msgspec.DecodeError, UnicodeDecodeError):
+            return segment.head(), None
 
 
 def _unreadable(path: Path, error: Exception) -> str:
@@ -135,6 +140,7 @@ def _walk(segment: Segment, last: int, promises: Promises) -> Iterator[Finding |
     """The segment's records up to *last*; an int tells how far it is."""
     expected = segment.first
     size = 0
+    blocks: dict[str, int] = {}  # the last one each session was met in
     try:
         for key, value in segment.stored():
             if key > last:
@@ -150,6 +156,10 @@ def _walk(segment: Segment, last: int, promises: Promises) -> Iterator[Finding |
             else:
                 yield from _in_order(record, expected, promises)
                 yield from promises.record(record)
+                session = record.session
+                if session is not None and blocks.get(session) != key >> BLOCK_SHIFT and promises.has_row(session):
+                    blocks[session] = key >> BLOCK_SHIFT
+                    yield from _indexed(session, record, segment)
             expected = key + 1
     except (lmdb.Error, struct.error) as error:
         yield Finding(expected, "segments", f"LMDB cannot read on: {error}")
@@ -177,6 +187,14 @@ def _in_order(record: Record, expected: int, promises: Promises) -> Iterator[Fin
         detail = f"{record.count} events end at {record.last}, but {expected - 1} is another record's"
         yield Finding(record.first, "positions", detail)
         promises.lost(record.first, expected - 1, record.session)
+
+
+def _indexed(session: str, record: Record, segment: Segment) -> Iterator[Finding]:
+    """Whether a reader of *session* comes by here: *record* is the first one of the session in its block."""
+    found = segment.block(session, record.last >> BLOCK_SHIFT)
+    # A first one that is damaged was passed over, so the index may send a reader to an earlier place, but not later.
+    if found is None or found[0] > record.first or found[1] > record.elapsed_ns:
+        yield Finding(record.first, "index", f"{session} is not found here: the index says {found}")
 
 
 def _missing(first: int, last: int) -> str:

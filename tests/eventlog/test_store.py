@@ -480,15 +480,16 @@ def test_the_row_of_a_session_that_another_process_changed_is_read_again(store: 
 def test_a_record_whose_session_cannot_be_read_any_more_is_named_and_not_passed_over(tmp_path: Path) -> None:
     """Its damaged name is no session's, so a reader of one session must not take it for another's."""
     with Store(tmp_path) as store:
+        append(store, "agent-1", started())
         for line in (b"a\n", b"b\n", b"c\n"):
             append(store, "agent-1", output(line))
         append(store, "agent-2", output(b"d\n"))
         with store.live() as segment, segment.write() as txn:
-            damaged = bytearray(segment.value(2))
+            damaged = bytearray(segment.value(3))
             damaged[5] ^= 0x20
-            txn._txn.put((2).to_bytes(8, "big"), bytes(damaged), db=segment._events)
+            txn._txn.put((3).to_bytes(8, "big"), bytes(damaged), db=segment._events)
 
         assert lines_of(events_of(store.read(0, session="agent-1").records)) == [b"a\n"]
         with pytest.raises(EventDecodeError) as caught:
-            store.read(1, session="agent-1")
-        assert caught.value.position == 2
+            store.read(2, session="agent-1")
+        assert caught.value.position == 3
