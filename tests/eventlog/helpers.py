@@ -231,6 +231,12 @@ def append_line(directory: Path, session: str, line: bytes) -> None:
         append(store, session, output(line))
 
 
+def keep_open(directory: Path, answer: Connection) -> None:
+    with Store(directory, create=False):
+        answer.send("open")
+        time.sleep(3600)
+
+
 def hold_the_lock(directory: Path, answer: Connection) -> None:
     with Store(directory, create=False) as store, store.live() as segment, segment.write():
         answer.send("held")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -129,18 +130,31 @@ def cut(path: Path, size: int) -> None:
         file.truncate(size)
 
 
+def spoil_roots(path: Path, table: bytes) -> None:
+    """Make the root page of a table, and of its stale copies, a page of no kind: md_root in mdb.c's ``MDB_db``."""
+    data = bytearray(path.read_bytes())
+    at = data.find(table + b"\0\0\0\0")  # the name, then 48 bytes of MDB_db, whose md_pad and md_flags are 0
+    assert at >= 0
+    while at >= 0:
+        root = int.from_bytes(data[at + len(table) + 40 : at + len(table) + 48], sys.byteorder)
+        if root < len(data) // 4_096:
+            data[root * 4_096 + 10] = 0
+        at = data.find(table + b"\0\0\0\0", at + 1)
+    path.write_bytes(data)
+
+
 @contextmanager
 def raw(directory: Path, first: int = 1, table: bytes = b"events") -> Iterator[Callable[..., bytes | None]]:
     """Write behind the log's back: yields ``put(key)``, ``put(key, value)`` and ``put(key, None)``, which deletes.
 
-    A key is a position or a name; the old value is returned.
+    A key is a position, a name or what it is; the old value is returned.
     """
     env = lmdb.open(str(directory / segment_name(first)), map_size=0, max_dbs=8, create=False)
     db = env.open_db(table, create=False)
     unchanged = object()
 
-    def put(key: int | str, value: object = unchanged) -> bytes | None:
-        name = pack_position(key) if isinstance(key, int) else key.encode()
+    def put(key: int | str | bytes, value: object = unchanged) -> bytes | None:
+        name = pack_position(key) if isinstance(key, int) else os.fsencode(key)
         with env.begin(write=True, db=db) as txn:
             old = txn.get(name)
             if value is None:

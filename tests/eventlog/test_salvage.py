@@ -346,15 +346,18 @@ def test_a_run_whose_overflow_pages_are_cut_off_is_not_there(tmp_path: Path) -> 
     assert labels(segment) == ["1"]
 
 
-def test_the_log_of_before_is_not_lost_with_a_header(log: Path) -> None:
-    """Deleting the header's row behind the log's back is damage that leaves the tree readable: it is salvaged."""
+@pytest.mark.parametrize(
+    ("row", "value", "reason"),
+    [("format", None, "its header is missing"), ("log", b"\xa1\xf6", "its header is damaged")],
+)
+def test_what_a_damaged_header_hides_is_salvaged(log: Path, row: str, value: bytes | None, reason: str) -> None:
     log_of_segments(log, 1)
     with Store(log) as store:
         truth = contents(store)
     with raw(log, table=b"meta") as put:
-        put("format", None)
+        put(row, value)
 
     with Store(log) as store:
         assert store.damage is not None
-        assert store.damage.reason == "its header is missing"
+        assert store.damage.reason.startswith(reason)
         assert contents(store) == truth

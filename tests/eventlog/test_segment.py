@@ -23,6 +23,7 @@ from tests.eventlog.helpers import (
     die_in_a_read_transaction,
     events_of,
     fail_to_open,
+    keep_open,
     output,
     pipe,
     positions_of,
@@ -244,8 +245,10 @@ def test_the_lock_file_has_all_its_blocks_from_the_start(segment: Segment) -> No
 
 def test_a_reader_killed_in_its_transaction_pins_nothing_for_who_opens_next(tmp_path: Path) -> None:
     """Its slot stayed for ever otherwise, and no page freed since was used again: 22 KB more for every commit."""
-    with Store(tmp_path) as store:
+    ours, theirs = pipe()
+    with Store(tmp_path) as store, running(keep_open, tmp_path, theirs):
         append(store, SESSION, started())
+        assert received(ours, "another has it open too, so that its lock file is not made anew") == "open"
         with running(die_in_a_read_transaction, tmp_path) as reader:
             reader.join(PATIENCE_S)
             assert reader.exitcode == -signal.SIGKILL

@@ -18,6 +18,7 @@ from eventlog.codec import Record, output_record
 from eventlog.errors import EventLogError
 from eventlog.events import Command, Gap, Marker, RulesChanged, StateChanged
 from eventlog.prune import Doomed, Plan, plan, prune
+from eventlog.segment import pack_position
 from eventlog.store import Store
 from eventlog.verify import Progress, check, verify
 from tests.eventlog.maintenance_helpers import (
@@ -42,6 +43,7 @@ from tests.eventlog.maintenance_helpers import (
     raw,
     replace,
     running,
+    spoil_roots,
     started,
     whole_session,
 )
@@ -357,6 +359,21 @@ def test_a_session_of_which_only_the_row_is_left_is_no_finding(log: Path) -> Non
     assert promises(findings(log)) == [(second, "segments")]
 
 
+@pytest.mark.parametrize(
+    "value", [None, b"\xc1", msgspec.msgpack.encode((4_096, 1)), msgspec.msgpack.encode((4_095, 2))]
+)
+def test_an_index_that_passes_over_a_part_of_a_session_is_found(log: Path, value: bytes | None) -> None:
+    """Who reads this session alone would not see its second half, or would come too late."""
+    log_of(log, [started(), running(), *[output(1, *[b"\n"] * 1_023) for _ in range(8)]])
+    assert findings(log) == []
+    key = A.encode() + b"\0" + pack_position(1)
+    with raw(log, table=b"blocks") as put:
+        assert put(key) == msgspec.msgpack.encode((4_095, 1))  # the run from 4,095 to 5,117 ends in block 1
+        put(key, value)
+
+    assert promises(findings(log)) == [(4_095, "index")]
+
+
 # -- segments ------------------------------------------------------------------------------------------------------
 
 
@@ -394,9 +411,21 @@ def test_a_newest_segment_that_is_sealed_and_has_no_next_is_as_it_should_be(log:
     assert findings(log) == []
 
 
+@pytest.mark.parametrize(("key", "row"), [(A, b"no row"), (B, b""), ("\udcff", b"")])
+def test_a_session_table_that_cannot_be_read_does_not_stop_the_walk(log: Path, key: str, row: bytes) -> None:
+    positions = log_of(log, whole_session(A))
+    flip(data_file(log), b"00000003\r\n")
+    with raw(log, table=b"sessions") as put:
+        put(key, row)
+
+    assert promises(findings(log)) == [(1, "table"), (positions[4], "checksum")]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
+        ("log", 5, "its header is missing"),
+        ("cap", b"\xc1", "its header is damaged"),
         ("first", 7, "its header says it begins at 7"),
         ("format", 99, "the log has format 99"),
         ("log", "another", "it is of another log"),
@@ -405,7 +434,7 @@ def test_a_newest_segment_that_is_sealed_and_has_no_next_is_as_it_should_be(log:
 def test_a_header_that_does_not_fit_is_found(log: Path, key: str, value: object, words: str) -> None:
     _, second, _ = log_of_segments(log, 3)
     with raw(log, second, b"meta") as put:
-        put(key, msgspec.msgpack.encode(value))
+        put(key, value if isinstance(value, bytes) else msgspec.msgpack.encode(value))
 
     [finding] = findings(log)
 
@@ -439,6 +468,18 @@ def test_an_unreadable_segment_is_one_finding_and_the_others_are_checked(log: Pa
 
     assert promises(findings(log)) == [(flipped.position, "checksum"), (firsts[which], "segments")]
     assert (path.read_bytes() if path.exists() else None) == left
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_tree_whose_root_is_damaged_is_one_finding(log: Path, which: int) -> None:
+    """LMDB opens such a file and fails at the first read."""
+    firsts = log_of_segments(log, 3)
+    spoil_roots(data_file(log, firsts[which]), b"events")
+
+    [finding] = verify(log)
+
+    assert (finding.position, finding.promise) == (firsts[which], "segments")
+    assert "MDB_CORRUPTED" in finding.detail
 
 
 def test_a_truncated_segment_is_named_with_how_far_it_can_be_read(log: Path) -> None:

@@ -196,7 +196,7 @@ def test_what_one_appender_offers_and_then_appends_is_in_that_order(store: Troub
     assert numbers(SESSION, lines_of(everything(store)))
 
 
-def test_a_commit_is_told_of_before_those_who_wait_for_it_go_on(store: TroubledStore) -> None:
+def test_a_commit_is_told_of_once_it_can_be_read(store: TroubledStore) -> None:
     heads: list[int] = []
     writer = Writer(store, lambda: heads.append(store.head()))
     position = writer.append(line(0))[-1]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from eventlog.errors import UnknownSessionError
+from eventlog.jsonform import session_object
 from eventlog.sessions import Session
 from eventlog.store import Store
 from server.config import Config, Home, home_path, load
-from server.recorder.lock import claim_kernel, settle_lost
-from tools.cli.output import CommandError
+from server.recorder.lock import claim_kernel, is_lost, settle_lost
+from tools.cli.output import CommandError, Row, print_error
 
 if TYPE_CHECKING:
     import argparse
@@ -33,7 +35,10 @@ def open_store(args: argparse.Namespace) -> Iterator[tuple[Home, Store]]:
     """The log for a reader, after sessions whose recorder is gone have been reported ``lost``."""
     home, config = open_home(args)
     with Store(home.log, cap_bytes=config.segment_bytes) as store:
-        settle_lost(store, home.run)
+        if store.damage is None:
+            settle_lost(store, home.run)
+        else:
+            print_error(f"{store.damage}; what is left of it follows", store.damage.hint)
         yield home, store
 
 
@@ -57,6 +62,12 @@ def find_session(store: Store, name: str) -> Session:
         names = ", ".join(row.session for row in matching[-3:])
         raise CommandError(f"'{name}' is the beginning of {len(matching)} sessions: {names}", "more of its id")
     raise UnknownSessionError(name)
+
+
+def session_row(home: Home, store: Store, row: Session) -> Row:
+    """*row* as people and programs read it; ``lost`` also while the log cannot be written to say so."""
+    shown = session_object(row, first=store.first, now_ns=time.time_ns())
+    return shown | ({"state": "lost", "idle_s": None} if is_lost(home.run, row) else {})
 
 
 def agent_matches(pattern: str | None, agent: str) -> bool:

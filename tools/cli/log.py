@@ -14,7 +14,7 @@ from eventlog.jsonform import event_object
 from eventlog.sessions import Session
 from eventlog.store import Store
 from tools.cli.home import find_session, open_home, open_store
-from tools.cli.output import Row, UsageError, add_format, colours, print_json, print_rows, visible
+from tools.cli.output import Row, UsageError, add_format, colours, count, one_line, print_json, print_rows
 
 EXAMPLES = """\
 examples:
@@ -28,8 +28,8 @@ KINDS = {name: OutputRun if kind is Output else kind for kind, name in NAMES.ite
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("session", metavar="SESSION", nargs="?", help="only this session's")
-    parser.add_argument("--after", metavar="P", type=int, help="begin after this position")
-    parser.add_argument("--limit", metavar="N", type=int, help="N events; alone: the last N")
+    parser.add_argument("--after", metavar="P", type=count, help="begin after this position")
+    parser.add_argument("--limit", metavar="N", type=count, help="N events; alone: the last N")
     parser.add_argument(
         "--kind", metavar="K", action="append", choices=sorted(KINDS), help="only these: " + ", ".join(KINDS)
     )
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
             print_rows(rows, args, COLUMNS, FIELDS)
         else:
             _print(rows, args)
-    if not args.follow:
-        return 0
+        if not args.follow:
+            return 0 if store.damage is None else 1
     left = args.limit - rows.count if args.limit is not None and first_wanted else None
     return _follow(args, row, head, left)
 
@@ -134,7 +134,7 @@ def _print(rows: Iterator[Row], args: argparse.Namespace) -> None:
     dim, plain = ("\033[2m", "\033[0m") if colours(sys.stdout) else ("", "")
     for row in rows:
         cells = [column(row) for column in COLUMNS.values()]
-        sys.stdout.write(f"{dim}{cells[0]:>8}  {cells[1]}{plain}  {cells[2]}  {cells[3]}  {visible(cells[4])}\n")
+        sys.stdout.write(f"{dim}{cells[0]:>8}  {cells[1]}{plain}  {cells[2]}  {cells[3]}  {one_line(cells[4])}\n")
     sys.stdout.flush()
 
 

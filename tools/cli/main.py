@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -102,6 +103,7 @@ def chosen_command(argv: Sequence[str]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 0 ok, 1 failed, 2 usage, 130 interrupted."""
+    _stand_on_descriptors()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = chosen_command(arguments)
     try:
@@ -111,6 +113,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except (BrokenPipeError, KeyboardInterrupt, Exception, BaseExceptionGroup) as error:
         return _ended_by(unwrapped(error))
+
+
+def _stand_on_descriptors() -> None:
+    """Where 0, 1 or 2 came closed (``>&-``) put /dev/null: the next file opened, the log perhaps, would be printed to.
+
+    And what a terminal's encoding cannot show is escaped, so that recorded text ends no listing.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  # None: closed when Python began
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _ended_by(error: BaseException) -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
-
-if TYPE_CHECKING:
-    import argparse
+from typing import Any, TextIO
 
 Row = dict[str, Any]
 
@@ -73,11 +71,23 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n" else repr(c)[1:-1] for c in text)
 
 
+def one_line(text: str) -> str:
+    """*text* harmless, and where one line is expected it stays one: a working directory's name may hold a newline."""
+    return visible(text).replace("\n", "\\n")
+
+
 def add_format(parser: argparse.ArgumentParser, *, csv: bool = True) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--json", action="store_true", help="JSON lines, one object a line")
     if csv:
         group.add_argument("--csv", action="store_true", help="comma-separated values with a header")
+
+
+def count(text: str) -> int:
+    """For argparse: how many, or a position."""
+    if not (text.isascii() and text.isdigit() and len(text) < 19):  # a position is a u64
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, 0 or more")
+    return int(text)
 
 
 def print_rows(
@@ -133,7 +143,7 @@ def _print_table(rows: Iterable[Row], columns: Mapping[str, Callable[[Row], str]
     for name in columns:
         table.add_column(name, no_wrap=True, overflow="ellipsis")
     for row in rows:
-        table.add_row(*(_cell(visible(column(row)).replace("\n", " "), Text) for column in columns.values()))
+        table.add_row(*(_cell(one_line(column(row)), Text) for column in columns.values()))
     if sys.stdout.isatty():
         console.print(table)
         return

@@ -13,7 +13,6 @@ from eventlog.sessions import Session
 from eventlog.store import Store
 from server.config import Config, Home
 from tools.cli.home import find_session, open_home, open_store
-from tools.cli.output import UsageError
 from tools.cli.terminal import write_all
 from tools.cli.times import session_ns
 
@@ -38,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--from", dest="from_", metavar="T", help="begin there: seconds into the session, or a time")
     parser.add_argument("--to", metavar="T", help="end there")
-    parser.add_argument("--idle-limit", metavar="S", type=float, help="cut silences to S seconds")
+    parser.add_argument("--idle-limit", metavar="S", type=seconds, help="cut silences to S seconds")
     parser.add_argument("--follow", action="store_true", help="slide into live at the end of a running session")
 
 
@@ -54,9 +53,17 @@ def speed(text: str) -> float | None:
     return value
 
 
+def seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:  # nan and inf are neither
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds, 0 or more")
+    return value
+
+
 def run(args: argparse.Namespace) -> int:
-    if args.idle_limit is not None and args.idle_limit < 0:
-        raise UsageError("--idle-limit cannot be negative")
     with open_store(args) as (home, store):
         row = find_session(store, args.session)
         from_ns, to_ns = _place(args.from_, row), _place(args.to, row)
@@ -87,7 +94,7 @@ def _dump(store: Store, row: Session, from_ns: int, to_ns: int | None) -> int:
             for line in read
         ]
         write_all(DESCRIPTORS[event.stream], b"".join(lines))
-    return 0
+    return 0 if store.damage is None else 1  # it was said on stderr: this is not all of it
 
 
 async def _play(

@@ -136,12 +136,9 @@ async def _record(home: Home, config: Config, spec: Spec, recorder: str, quiet: 
                 print_error(str(error))
                 _print_id(live.session, b"\n")
                 return error.status
-            finally:
-                if viewer is not None:
-                    viewer.finish()
     # Only now is everything on disk and shown.
     _print_id(live.session, _last_on_stderr(viewer))
-    return 128 + signal.Signals[exit_.signal] if exit_.signal else exit_.code or 0
+    return exit_.status
 
 
 async def _follow(log: EventLog, live: LiveSession, viewer: Viewer | None, signals: AsyncIterator[int]) -> Exit:
@@ -155,11 +152,25 @@ async def _follow(log: EventLog, live: LiveSession, viewer: Viewer | None, signa
                 nursery.start_soon(_complain, log)
                 exit_ = await live.run(pump, viewer.show if viewer else lambda stream, data: None)
                 nursery.cancel_scope.cancel()
-            if viewer is not None:
-                viewer.finish()  # with the terminal still raw: the child's last bytes want no newline translation
+            if viewer is not None:  # with the terminal still raw: the child's last bytes want no newline translation
+                await _show_the_rest(viewer, signals)
             return exit_
     finally:
         pump.close()
+
+
+async def _show_the_rest(viewer: Viewer, signals: AsyncIterator[int]) -> None:
+    """The session is on disk; whoever is slow to take its last bytes may be told by a signal not to wait for them."""
+    async with trio.open_nursery() as nursery:
+
+        async def give_up() -> None:
+            async for number in signals:
+                if number != signal.SIGWINCH:
+                    nursery.cancel_scope.cancel()
+
+        nursery.start_soon(give_up)
+        await trio.to_thread.run_sync(viewer.finish, abandon_on_cancel=True)
+        nursery.cancel_scope.cancel()
 
 
 def _keys(spec: Spec) -> AbstractContextManager[None]:
@@ -191,6 +202,8 @@ async def _forward_input(live: LiveSession) -> None:
             return  # closed, or hung up
         if not data:
             break
+        if not is_terminal:
+            await live.wait_for_room()  # keys are few, and Ctrl-C must act when the disk is full
         if not await live.type(data, "terminal" if is_terminal else "stdin"):
             return
     if not is_terminal or live.spec.mode == "pipe":
@@ -215,17 +228,24 @@ async def _complain(log: EventLog) -> None:
             statistics.failing or (statistics.slow_s > 5 and f"a commit has run {statistics.slow_s:.0f} s")
         )
         if failing and not told:
-            print_error(f"the log cannot be written: {failing}; the program waits, nothing is lost\r")
+            _tell(f"the log cannot be written: {failing}; the program waits, nothing is lost")
         told = bool(failing)
+
+
+def _tell(message: str) -> None:
+    try:
+        print_error(message)
+        if os.isatty(2):
+            print(end="\r", file=sys.stderr, flush=True)  # a raw terminal's newline keeps the column
+    except OSError:
+        pass  # nobody reads it, which is no reason to end the recording
 
 
 def _last_on_stderr(viewer: Viewer | None) -> bytes:
     """The last byte that stands where our stderr goes, to know whether a new line must be begun."""
     if viewer is None:
         return b"\n"
-    same_terminal = os.isatty(2) and os.isatty(1)
-    last = viewer.last_byte.get(2) or (viewer.last_byte.get(1) if same_terminal else None)
-    return last or b"\n"
+    return viewer.last_byte.get(viewer.last_fd if os.path.sameopenfile(1, 2) else 2, b"\n")
 
 
 def _print_id(session: str, last: bytes) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import time
 
-from eventlog.jsonform import session_object
-from tools.cli.home import agent_matches, open_store
-from tools.cli.output import Row, add_format, print_rows
+from tools.cli.home import agent_matches, open_store, session_row
+from tools.cli.output import Row, add_format, count, print_rows
 from tools.cli.times import ago, span, wall_ns
 
 EXAMPLES = """\
@@ -50,22 +48,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agent", metavar="A", help="only this agent's; * and ? match")
     parser.add_argument("--state", metavar="S", choices=STATES, help="one of: " + " ".join(STATES))
     parser.add_argument("--since", metavar="T", help="started at or after T: a time, or a duration ago (2h)")
-    parser.add_argument("--limit", metavar="N", type=int, help="the newest N")
+    parser.add_argument("--limit", metavar="N", type=count, help="the newest N")
     add_format(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     since_ns = wall_ns(args.since) if args.since else 0
-    with open_store(args) as (_, store):
+    with open_store(args) as (home, store):
         rows = [
-            session_object(row, first=store.first, now_ns=time.time_ns())
+            session_row(home, store, row)
             for row in reversed(store.sessions())
-            if agent_matches(args.agent, row.agent)
-            and args.state in (None, row.state)
-            and row.started_at_ns >= since_ns
+            if agent_matches(args.agent, row.agent) and row.started_at_ns >= since_ns
         ]
+    rows = [row for row in rows if args.state in (None, row["state"])]
     if args.limit is not None:
-        rows = rows[: max(0, args.limit)]
+        rows = rows[: args.limit]
     print_rows(rows, args, COLUMNS, FIELDS)
     return 0
 

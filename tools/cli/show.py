@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import time
 
 from eventlog.events import Command, CommandOutcome, StateChanged
-from eventlog.jsonform import rfc3339, session_object
+from eventlog.jsonform import rfc3339
 from eventlog.sessions import Session
 from eventlog.store import Store
-from tools.cli.home import find_session, open_store
-from tools.cli.output import Row, print_json, visible
+from tools.cli.home import find_session, open_store, session_row
+from tools.cli.output import Row, one_line, print_json
 from tools.cli.times import span
 
 EXAMPLES = """\
@@ -26,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    with open_store(args) as (_, store):
+    with open_store(args) as (home, store):
         row = find_session(store, args.session)
-        detail = session_object(row, first=store.first, now_ns=time.time_ns()) | _history(store, row)
+        detail = session_row(home, store, row) | _history(store, row)
     if args.json:
         print_json([detail])
     else:
@@ -64,15 +63,15 @@ def _print(detail: Row) -> None:
             shown = " ".join(f"{k}={v}" for k, v in value.items())
         elif key.endswith("_s"):
             shown = span(float(value))
-        print(f"{key:16}{visible(str(shown))}")
+        print(f"{key:16}{one_line(str(shown))}")
     print("\nstates")
     for state in detail["states"]:
-        print(f"  {state['position']:>10}  {state['at']}  {state['from']} → {state['to']}  {visible(state['reason'])}")
+        print(f"  {state['position']:>10}  {state['at']}  {state['from']} → {state['to']}  {one_line(state['reason'])}")
     if detail["commands"]:
         print("\ncommands")
     for command in detail["commands"]:
-        outcome = visible(command["outcome"] or "pending") + (
-            f": {visible(command['error'])}" if command["error"] else ""
+        outcome = one_line(command["outcome"] or "pending") + (
+            f": {one_line(command['error'])}" if command["error"] else ""
         )
         print(
             f"  {command['position']:>10}  {command['at']}  {command['verb']}  by {command['requested_by']}  {outcome}"

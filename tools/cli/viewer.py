@@ -40,6 +40,7 @@ class Viewer:
         self._gone: set[int] = set()
         self._more = threading.Condition()
         self.last_byte: dict[int, bytes] = {}
+        self.last_fd = 1
         self._thread = threading.Thread(target=self._run, name="viewer", daemon=True)
         self._thread.start()
 
@@ -107,7 +108,7 @@ class Viewer:
             return
         fd = DESCRIPTORS[stream]
         self._shown += len(data)
-        self.last_byte[fd] = data[-1:]
+        self.last_byte[fd], self.last_fd = data[-1:], fd
         try:
             if fd not in self._gone:
                 write_all(fd, data)
