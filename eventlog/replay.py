@@ -246,7 +246,8 @@ class Replay:
             self._live = not self.pace.paused  # the end of what is there: from here on as it comes
         for moment in moments(records):
             event = moment.record.event
-            if self._to_ns is not None and moment.elapsed_ns > self._to_ns:
+            past_the_head = self._head is not None and moment.position > self._head  # a page ends where the log does
+            if past_the_head or (self._to_ns is not None and moment.elapsed_ns > self._to_ns):
                 self._ended = True
                 break
             if moment.elapsed_ns < self._drop_before_ns:

@@ -103,6 +103,7 @@ class Segment:
         self._users = 0
         self._idle = threading.Condition()
         try:
+            _keep_from_children(data)
             self._refuse_truncated(data)
             self._env.reader_check()  # a reader killed in its transaction would pin every page freed since, for ever
             self._meta = self._open_db(b"meta")
@@ -136,6 +137,7 @@ class Segment:
                 str(new), map_size=max(cap_bytes * MAP_FACTOR, MIN_MAP_BYTES), max_dbs=8, max_readers=MAX_READERS
             )
             try:
+                _keep_from_children(new / "data.mdb")
                 meta = env.open_db(b"meta")
                 for name in (b"events", b"blocks"):
                     env.open_db(name)
@@ -476,6 +478,17 @@ def _sweep(directory: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         except (PermissionError, ValueError):
             pass  # it lives, or the name is none of ours
+
+
+def _keep_from_children(data: Path) -> None:
+    """Close *data* on exec: LMDB sees to that for its lock file alone, and a recorded program had the log open too."""
+    wanted = data.stat()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.path.samestat(os.fstat(int(name)), wanted):
+                os.set_inheritable(int(name), False)
+        except OSError:
+            pass  # the listing's own descriptor, or one that another thread has closed
 
 
 def _sync_directory(path: Path) -> None:
