@@ -27,7 +27,7 @@ check: .venv/.dev ## ruff, ruff format, mypy --strict
 	$(BIN)/python -m tools.check
 
 bench: .venv/.bench ## measure, each beside its peer (BENCH_ARGS="…")
-	$(BIN)/python -m tools.bench $(BENCH_ARGS)
+	$(BIN)/python -m tools.bench --write-readme $(BENCH_ARGS)
 
 soak: .venv/.dev ## the tests that run for minutes (PYTEST_ARGS)
 	@.ci/programs

@@ -131,5 +131,6 @@ async def open_log(
             try:
                 yield log
             finally:
-                log.close()
+                with trio.CancelScope(shield=True):  # in a thread: while the disk is full this waits, and others go on
+                    await trio.to_thread.run_sync(log.close)
                 nursery.cancel_scope.cancel()

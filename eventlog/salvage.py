@@ -326,5 +326,5 @@ class Salvaged:
     def close_if_idle(self) -> bool:
         return True
 
-    def close(self) -> None:
-        pass
+    def close(self, timeout_s: float | None = None) -> bool:
+        return True

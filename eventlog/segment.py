@@ -160,7 +160,11 @@ class Segment:
             _sweep(directory)
 
     def _open_db(self, name: bytes) -> lmdb._Database:
-        return self._env.open_db(name, create=False)
+        if not self.writable:
+            return self._env.open_db(name, create=False)
+        # Left to begin its own write transaction py-lmdb waits for the lock with the interpreter's: all threads stop.
+        with self._env.begin(write=True) as txn:
+            return self._env.open_db(name, txn=txn, create=False)
 
     def _refuse_truncated(self, data: Path) -> None:
         # A page beyond the end of the file is SIGBUS for whoever touches it, so it is refused before one is touched.
@@ -204,10 +208,13 @@ class Segment:
             self._env.close()
             return True
 
-    def close(self) -> None:
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Close it when its last reader has left; False: not within *timeout_s*, and it stays open."""
         with self._idle:
-            self._idle.wait_for(lambda: self._users == 0)
+            if not self._idle.wait_for(lambda: self._users == 0, timeout_s):
+                return False
         self._env.close()
+        return True
 
     # -- reading ---------------------------------------------------------------------------------------------------
 

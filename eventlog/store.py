@@ -32,6 +32,7 @@ from eventlog.segment import (
 from eventlog.sessions import Session, fold
 
 READ_BYTES = 1 << 20  # one page of a read: 16 reads of a full pipe, about a millisecond of decoding
+CLOSE_S = 1.0  # who still waits for the writer's lock then, in a thread of its own, ends with the process
 OPEN_SEGMENTS = 16  # sealed ones kept open: each costs three descriptors
 
 # Where flock, mmap and one page cache do not hold between all who may open the file.
@@ -75,17 +76,17 @@ class Store:
         with self._use(self.segments()[-1]) as live:
             self.log_id = live.log_id
 
-    def close(self) -> None:
+    def close(self, timeout_s: float | None = None) -> None:
         with self._lock:
             for segment in self._open.values():
-                segment.close()
+                segment.close(timeout_s)
             self._open.clear()
 
     def __enter__(self) -> Store:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.close()
+        self.close(CLOSE_S)
 
     # -- the chain -------------------------------------------------------------------------------------------------
 

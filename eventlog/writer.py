@@ -19,8 +19,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import lmdb
@@ -96,6 +96,7 @@ class Writer:
         self._commits = self._events = self._bytes = 0
         self._commit_s = 0.0
         self._commit_began: float | None = None
+        self._committing = threading.Lock()
         self.failing: Exception | None = None
         self._died: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
@@ -156,6 +157,19 @@ class Writer:
                 slow_s=time.monotonic() - began if began is not None else 0.0,
             )
 
+    @contextmanager
+    def between_commits(self, timeout_s: float) -> Iterator[bool]:
+        """Hold off commits for as long as the block runs; False: one has been running for longer than *timeout_s*.
+
+        Whoever stops this process must do it here: stopped inside a commit it would hold the log's writer lock.
+        """
+        held = self._committing.acquire(timeout=timeout_s)
+        try:
+            yield held
+        finally:
+            if held:
+                self._committing.release()
+
     def close(self) -> None:
         """Commit what is queued and end; while the log cannot be written this waits."""
         with self._lock:
@@ -208,7 +222,8 @@ class Writer:
     def _commit(self, batch: list[_Item]) -> bool:
         began = time.monotonic()
         try:
-            answers = self._store.append([item.build for item in batch])
+            with self._committing:
+                answers = self._store.append([item.build for item in batch])
         except lmdb.Error as error:
             settled = self._settle(batch, error)
             if settled is None:

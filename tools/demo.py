@@ -196,7 +196,13 @@ def events_of(agent: str, kind: str) -> list[dict[str, str]]:
 
 
 def find_event(agent: str, text: str) -> dict[str, str] | None:
-    return next((event for event in events_of(agent, "output") if text in event.get("text", "")), None)
+    """The event that completes *text*, which a program may write piece by piece: each piece is an event."""
+    so_far = ""
+    for event in events_of(agent, "output"):
+        so_far += event.get("text", "")
+        if text in so_far:
+            return event
+    return None
 
 
 def session_of(agent: str) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import lmdb
@@ -22,6 +25,8 @@ from eventlog.segment import WriteTransaction
 from eventlog.sessions import Session
 from eventlog.store import Build, Store, Stored
 
+LOCK_WAIT_S = 1.0
+
 
 class RecorderLock:
     """Held by this process until ``release`` or its end. ``name`` begins with the pid, for people."""
@@ -30,7 +35,7 @@ class RecorderLock:
         self.name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path = _path(run, self.name)
         self._fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody knows the name yet
+        fcntl.flock(self._fd, fcntl.LOCK_EX)  # it waits at most for one who tries every lock here, for an instant
         try:
             os.write(self._fd, json.dumps({"pid": os.getpid()}).encode())
         except OSError as error:
@@ -71,13 +76,19 @@ def settle_lost(store: Store, run: Path) -> list[str]:
     """
     lost = [row for row in store.sessions() if is_lost(run, row)]
     if lost:
-        try:
-            store.append([_lost(run, row) for row in lost])
-        except (lmdb.Error, EventLogError, OSError):
-            return [row.session for row in lost]
+        append = threading.Thread(target=_append_lost, args=(store, run, lost), daemon=True)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})  # which the thread inherits: Ctrl-Z waits
+        append.start()
+        append.join(LOCK_WAIT_S)  # whoever holds the writer's lock may have been stopped: no reader waits for that
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return [row.session for row in lost]
+
+
+def _append_lost(store: Store, run: Path, lost: list[Session]) -> None:
+    with suppress(lmdb.Error, EventLogError, OSError):
+        store.append([_lost(run, row) for row in lost])
         for recorder in {row.recorder for row in lost}:
             _path(run, recorder).unlink(missing_ok=True)
-    return [row.session for row in lost]
 
 
 def is_lost(run: Path, row: Session) -> bool:

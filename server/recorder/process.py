@@ -48,11 +48,12 @@ class Exit(NamedTuple):
 class Process:
     """A running child. ``outputs``: descriptor of each stream to read; ``input_fd``: non-blocking, to write to."""
 
-    def __init__(self, pid: int, outputs: dict[Stream, int], input_fd: int, *, is_pty: bool) -> None:
+    def __init__(self, pid: int, outputs: dict[Stream, int], input_fd: int, held_fd: int | None) -> None:
         self.pid = pid
         self.outputs = outputs
         self.input_fd: int | None = input_fd
-        self.is_pty = is_pty
+        self.is_pty = held_fd is not None
+        self._held_fd = held_fd  # the terminal's other side, open here until the child has ended
 
     async def wait(self) -> Exit:
         """Wait for the child itself; its children and its output may go on."""
@@ -61,6 +62,7 @@ class Process:
             await trio.lowlevel.wait_readable(fd)
         finally:
             os.close(fd)
+            self._let_go()
         _, status, usage = os.wait4(self.pid, 0)  # noqa: ASYNC222  # it has ended: this only collects it
         code = os.waitstatus_to_exitcode(status)
         rusage = {
@@ -74,6 +76,13 @@ class Process:
         if code < 0:
             return Exit(None, signal_name(-code), 128 - code, rusage)
         return Exit(code, None, code, rusage)
+
+    def _let_go(self) -> None:
+        # While nobody holds a terminal its master reads EIO, its end of file; but the child may close it and open it
+        # again (sudo and ssh open /dev/tty), so until it has ended one who holds it is here.
+        if self._held_fd is not None:
+            os.close(self._held_fd)
+            self._held_fd = None
 
     def send_signal(self, number: int) -> None:
         """To the terminal's foreground group, as its keys would, or to the child's own group."""
@@ -109,9 +118,12 @@ def spawn(
     theirs: list[int] = []
     try:
         outputs: dict[Stream, int]
+        held_fd = None
         if pty:
             input_fd, slave = open_pty(cols, rows)
             ours.append(input_fd)
+            held_fd = os.open(slave, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+            ours.append(held_fd)
             outputs = {"pty": input_fd}
             actions = [(os.POSIX_SPAWN_OPEN, 0, slave, os.O_RDWR, 0), *((os.POSIX_SPAWN_DUP2, 0, n) for n in (1, 2))]
         else:
@@ -133,7 +145,7 @@ def spawn(
     finally:
         for fd in theirs:
             os.close(fd)
-    return Process(pid, outputs, input_fd, is_pty=pty)
+    return Process(pid, outputs, input_fd, held_fd)
 
 
 def _spawn_in(cwd: str, argv: list[str], env: dict[str, str], actions: Actions) -> int:

@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from eventlog.clock import Clock
+from eventlog.errors import EventLogError
 from eventlog.events import Resized, SessionExited, SessionStarted, State, StateChanged, Stream
 from eventlog.log import EventLog
 from eventlog.store import Stored
@@ -60,6 +61,12 @@ class LiveSession:
         self._clock = clock
         self._typed = False
         self._at_line_start = True
+        self._ended = False
+        self.is_recorded = False  # its end is on disk
+
+    @property
+    def child_runs(self) -> bool:
+        return self.process is not None and not self._ended
 
     @classmethod
     async def start(cls, log: EventLog, spec: Spec, recorder: str) -> LiveSession:
@@ -114,6 +121,8 @@ class LiveSession:
             pump.add(source)
         try:
             exit_ = await process.wait()
+            self._ended = True
+            duration_ns = self._clock.elapsed_ns()
         finally:
             with trio.CancelScope(shield=True):
                 with trio.move_on_after(DRAIN_S):
@@ -125,13 +134,13 @@ class LiveSession:
         if pump.error is not None:
             raise pump.error
         with trio.CancelScope(shield=True):
-            await self._record_end(exit_, output_open=bool(left_open))
+            await self._record_end(exit_, duration_ns, output_open=bool(left_open))
         if process.input_fd is not None:
             trio.lowlevel.notify_closing(process.input_fd)  # whoever still waits to type learns it
         process.close()
         return exit_
 
-    async def _record_end(self, exit_: Exit, *, output_open: bool) -> None:
+    async def _record_end(self, exit_: Exit, duration_ns: int, *, output_open: bool) -> None:
         to: State = "killed" if exit_.signal else "failed" if exit_.code else "exited"
         reason = exit_.signal or f"exit code {exit_.code}"
         while True:
@@ -141,7 +150,7 @@ class LiveSession:
             exited = SessionExited(
                 exit_code=exit_.code,
                 signal=exit_.signal,
-                duration_ns=self._clock.elapsed_ns(),
+                duration_ns=duration_ns,
                 lines=recording.lines,
                 bytes=recording.bytes,
                 output_open=output_open,
@@ -150,9 +159,10 @@ class LiveSession:
             records: list[Stored] = recording.last(exited, StateChanged("running", to, reason))
             try:
                 await self._log.submit(records)
+                self.is_recorded = True
                 return
-            except lmdb.Error:
-                await trio.sleep(RETRY_S)  # the disk is full: nothing is given up, writer.failing says why we wait
+            except (lmdb.Error, OSError, EventLogError):
+                await trio.sleep(RETRY_S)  # a full disk, say: nothing is given up, writer.failing says why we wait
 
     async def type(self, data: bytes, source: str) -> bool:
         """Give *data* to the child, waiting while its terminal takes no more; False: nobody reads it any more."""

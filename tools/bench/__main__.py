@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -28,6 +29,10 @@ def main() -> int:
         "--write-readme", action="store_true", help=f"put the table between {BEGIN} and {END} of README.md"
     )
     args = parser.parse_args()
+    return harness.exit_status(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
     results = harness.run_benches({k: v for k, v in BENCHES.items() if args.only in (None, k)}, args)
     missed = [result for result in results if result.met is False]
     if not args.json:
@@ -37,7 +42,6 @@ def main() -> int:
         _write_readme(README, results, harness.machine(harness.ROOT))
     elif args.write_readme:
         harness.warn("README.md is left as it is: its table holds every bench")
-    return 0
 
 
 def _write_readme(path: Path, results: Sequence[Result], facts: dict[str, str | int | float]) -> None:

@@ -82,15 +82,36 @@ def judge(result: Result, limit: Limit) -> Result:
 
 
 def compare(
-    ours: Sequence[float], theirs: Sequence[float] | None, *, limit: Limit | None = None, **facts: object
+    ours: Sequence[float],
+    theirs: Sequence[float] | None,
+    *,
+    bench: str,
+    measure: str,
+    unit: str,
+    peer: str,
+    note: str = "",
+    limit: Limit | None = None,
 ) -> Result:
-    """The result of rounds in turn: *ours* and *theirs*, one value a round; *facts* are a ``Result``'s fields."""
-    result = msgspec.convert({"ours": statistics.median(ours), "rounds": len(ours), **facts}, Result)
+    """The result of rounds in turn, one value each a round; *theirs* None: the peer is missing."""
+    result = Result(
+        bench=bench,
+        measure=measure,
+        unit=unit,
+        ours=statistics.median(ours),
+        peer=peer if theirs else f"{peer} is MISSING",
+        rounds=len(ours),
+        note=note,
+    )
     if theirs:
-        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
         result.theirs = statistics.median(theirs)
-        result.ratio, result.low, result.high = statistics.median(ratios), min(ratios), max(ratios)
+        found = ratios(ours, theirs)
+        result.ratio, result.low, result.high = statistics.median(found), min(found), max(found)
     return judge(result, limit) if limit else result
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Of what was measured in the same round."""
+    return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -232,7 +253,7 @@ class Options(NamedTuple):
 Bench = Callable[[Options], Iterator[Result]]
 
 HEADER = ("measure", "steno", "peer", "ratio", "limit", "met")
-WIDTHS = (52, 15, 34, 22, 18, 3)
+WIDTHS = (44, 15, 42, 20, 15, 3)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -249,7 +270,16 @@ def main(name: str, question: str | None, bench: Bench, counted: str = "") -> in
     if counted:
         made.add_argument(f"--{counted}", dest="size", metavar="N", type=int, help=f"so many {counted}")
     args = made.parse_args()
-    run_benches({name: bench}, args, getattr(args, "size", None))
+    return exit_status(lambda: run_benches({name: bench}, args, getattr(args, "size", None)))
+
+
+def exit_status(body: Callable[[], object]) -> int:
+    """0, also where a limit was missed; 1 where *body* says that something was done wrong."""
+    try:
+        body()
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

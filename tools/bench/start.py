@@ -54,9 +54,7 @@ def results(options: Options) -> Iterator[Result]:
         ("in a new home", None),
     ):
         ours, bare = measured[name], measured["python -c pass"]
-        result = harness.compare(
-            ours, bare, limit=limit, bench="start", measure=name, unit="ms", peer="python -c pass"
-        )
+        result = harness.compare(ours, bare, limit=limit, bench="start", measure=name, unit="ms", peer="python -c pass")
         over = result.ours - (result.theirs or 0.0)
         result.note = f"{over:.0f} ms over the peer; p99 {harness.quantile(ours, 0.99):.0f} ms"
         yield result

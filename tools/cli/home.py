@@ -55,7 +55,7 @@ def find_session(store: Store, name: str) -> Session:
     of_agent = [row for row in rows if row.agent == name]
     if of_agent:
         return ([row for row in of_agent if row.is_open] or of_agent)[-1]
-    matching = [row for row in rows if row.session.startswith(name)]
+    matching = [row for row in rows if name and row.session.startswith(name)]  # "" is a variable that was not set
     if len(matching) == 1:
         return matching[0]
     if matching:

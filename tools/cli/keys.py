@@ -7,11 +7,13 @@ between the keys. So escape sequences are parsed whole, and what is no key of ou
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 
 import trio
 
 from eventlog.replay import Replay
+from tools.cli.terminal import Mode
 
 SEEK_NS = 5_000_000_000
 SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1000.0)
@@ -52,6 +54,8 @@ def _length(data: bytes) -> int:
         return 3 if len(data) >= 3 else 0
     if data[1] != 0x5B:
         return 2
+    if data[2:3] == b"M":  # a mouse report of the old kind: three bytes follow, and a press of its button is a space
+        return 6 if len(data) >= 6 else 0
     for index, byte in enumerate(data[2:], 2):
         if 0x40 <= byte <= 0x7E:
             return index + 1
@@ -82,6 +86,21 @@ async def control(replay: Replay) -> None:
                 replay.set_speed(_next_speed(replay.pace.speed, up=key != "-"))
         if not data:
             return
+
+
+async def obey(
+    mode: Mode, stop: Callable[[int], None], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Leave the terminal as it was, whatever signal ends or stops this process; *stop* is told which."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGCONT) as signals:
+        task_status.started()
+        async for number in signals:
+            if number == signal.SIGTSTP:
+                mode.suspend()
+            elif number == signal.SIGCONT:
+                mode.enter()
+            else:
+                stop(number)
 
 
 def _next_speed(speed: float | None, *, up: bool) -> float:

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if args.follow and args.csv:
         raise UsageError("--csv has an end, --follow has none", "--json --follow")
     with open_store(args) as (_, store):
-        row = find_session(store, args.session) if args.session else None
+        row = find_session(store, args.session) if args.session is not None else None
         first_wanted = args.after is not None
         head = store.head()
         events = _stored(store, row, args, head)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 Row = dict[str, Any]
+C1 = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
 
 
 class CommandError(Exception):
@@ -106,7 +108,12 @@ def print_json(rows: Iterable[Row]) -> None:
     import msgspec
 
     encoder = msgspec.json.Encoder()
-    write = sys.stdout.buffer.write
+    on_terminal = sys.stdout.isatty()
+
+    def write(data: bytearray) -> None:
+        # JSON escapes C0; DEL and C1, which some terminals obey as they obey ESC, it does not.
+        sys.stdout.buffer.write(C1.sub(lambda c: b"\\u%04x" % ord(c[0].decode()), data) if on_terminal else data)
+
     buffer = bytearray()
     for row in rows:
         encoder.encode_into(row, buffer, -1)
@@ -124,11 +131,13 @@ def _print_csv(rows: Iterable[Row], fields: Sequence[str]) -> None:
     import msgspec
 
     encode = msgspec.json.encode
+    on_terminal = sys.stdout.isatty()
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(fields)
     for row in rows:
         cells = (row.get(field) for field in fields)
-        writer.writerow([encode(cell).decode() if isinstance(cell, list | dict | bool) else cell for cell in cells])
+        texts = [encode(cell).decode() if isinstance(cell, list | dict | bool) else cell for cell in cells]
+        writer.writerow([visible(str(text)) if on_terminal and text is not None else text for text in texts])
 
 
 def _print_table(rows: Iterable[Row], columns: Mapping[str, Callable[[Row], str]]) -> None:

@@ -13,6 +13,7 @@ from eventlog.sessions import Session
 from eventlog.store import Store
 from server.config import Config, Home
 from tools.cli.home import find_session, open_home, open_store
+from tools.cli.output import print_error
 from tools.cli.terminal import write_all
 from tools.cli.times import session_ns
 
@@ -67,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     with open_store(args) as (home, store):
         row = find_session(store, args.session)
         from_ns, to_ns = _place(args.from_, row), _place(args.to, row)
+        if row.first_position < store.first:
+            print_error(f"positions {row.first_position} to {store.first - 1} were pruned: what is left of it follows")
         if args.speed is None and not args.follow:
             return _dump(store, row, from_ns or 0, to_ns)
     import trio
@@ -94,7 +97,7 @@ def _dump(store: Store, row: Session, from_ns: int, to_ns: int | None) -> int:
             for line in read
         ]
         write_all(DESCRIPTORS[event.stream], b"".join(lines))
-    return 0 if store.damage is None else 1  # it was said on stderr: this is not all of it
+    return 0 if store.damage is None and row.first_position >= store.first else 1  # this was not all of it
 
 
 async def _play(
@@ -126,12 +129,19 @@ async def _play(
             show_before=on_screen,
             follow=args.follow,
         )
-        with terminal.keys(0) if with_keys else nullcontext():
+        told = 0
+        with terminal.keys(0) if with_keys else nullcontext() as mode:
             async with trio.open_nursery() as nursery:
-                if with_keys:
-                    from tools.cli.keys import control
+                if mode is not None:
+                    from tools.cli.keys import control, obey
+
+                    def stop(number: int) -> None:
+                        nonlocal told
+                        told = 128 + number
+                        replay.stop()
 
                     nursery.start_soon(control, replay)
+                    await nursery.start(obey, mode, stop)
                 if args.follow:
                     nursery.start_soon(watch_locks, log.store)
                 try:
@@ -140,7 +150,7 @@ async def _play(
                     nursery.cancel_scope.cancel()
                     if on_screen:
                         write_all(1, terminal.RESET)
-    return 0
+    return told
 
 
 async def _show(replay: object) -> None:

@@ -70,9 +70,6 @@ def _print(detail: Row) -> None:
     if detail["commands"]:
         print("\ncommands")
     for command in detail["commands"]:
-        outcome = one_line(command["outcome"] or "pending") + (
-            f": {one_line(command['error'])}" if command["error"] else ""
-        )
-        print(
-            f"  {command['position']:>10}  {command['at']}  {command['verb']}  by {command['requested_by']}  {outcome}"
-        )
+        outcome = (command["outcome"] or "pending") + (f": {command['error']}" if command["error"] else "")
+        what = f"{command['verb']}  by {command['requested_by']}  {outcome}"
+        print(f"  {command['position']:>10}  {command['at']}  {one_line(what)}")

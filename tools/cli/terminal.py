@@ -10,11 +10,12 @@ import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# What a recorded program may have left on: alternate screen, hidden cursor, mouse, bracketed paste, colours, margins.
-# The cursor stays where it is: 1047 does not restore it as 1049 does, and resetting the margins sends it home.
+# What a recorded program may have left on: alternate screen, hidden cursor, mouse, bracketed paste, keyboard protocols,
+# origin, insert and synchronised modes, character sets, colours, margins. The cursor stays where it is: 1047 does not
+# restore it as 1049 does, and resetting the margins and origin sends it home, so it is saved around them.
 RESET = (
-    b"\033[?1047l\033[?25h\033[?1000l\033[?1002l\033[?1003l\033[?1006l\033[?1004l\033[?2004l\033[?1l\033>\033[0m"
-    b"\033[?7h\0337\033[r\0338"
+    b"\033[?1047l\033[?25h\033[?1000;1002;1003;1004;1005;1006;1015l\033[?2004l\033[?2026l\033[?1l\033>\033[0m"
+    b"\033[=0u\033[>4m\033[4l\033(B\033)B\017\033[?7h\0337\033[?6l\033[r\0338"
 )
 CLEAR = b"\033c"  # RIS: a seek back draws the session again from its beginning
 
@@ -27,47 +28,57 @@ def in_foreground(fd: int) -> bool:
         return True  # not our controlling terminal: it has no say in our jobs
 
 
-@contextmanager
-def raw(fd: int) -> Iterator[None]:
-    """Every key goes through, also Ctrl-C: the child's own terminal makes of it what it will."""
-    with _mode(fd, lambda: tty.setraw(fd, termios.TCSADRAIN)):
-        yield
+class Mode:
+    """A terminal's settings for as long as a block runs: ``enter`` and ``leave`` may be called again in between."""
 
+    def __init__(self, fd: int, enter: Callable[[int, int], object]) -> None:
+        self._fd = fd
+        self._enter = enter
+        self._before = termios.tcgetattr(fd)
 
-@contextmanager
-def keys(fd: int) -> Iterator[None]:
-    """Key by key, not echoed; Ctrl-C still interrupts."""
-    with _mode(fd, lambda: tty.setcbreak(fd, termios.TCSADRAIN)):
-        yield
+    def enter(self) -> None:
+        """Take the terminal; where we are in the background this would stop us, so it is left alone."""
+        if in_foreground(self._fd):
+            self._enter(self._fd, termios.TCSADRAIN)
 
-
-@contextmanager
-def _mode(fd: int, enter: Callable[[], object]) -> Iterator[None]:
-    before = termios.tcgetattr(fd)
-
-    def restore() -> None:
+    def leave(self, *, flush: bool = False) -> None:
+        """As it was; *flush* drops what it has answered meanwhile to the programs it showed."""
         try:
-            termios.tcsetattr(fd, termios.TCSADRAIN, before)
+            if in_foreground(self._fd):
+                termios.tcsetattr(self._fd, termios.TCSAFLUSH if flush else termios.TCSADRAIN, self._before)
         except termios.error:
             pass  # the terminal itself is gone
 
-    def stop(number: int, frame: object) -> None:
-        # SIGTSTP from outside: leave the terminal usable while stopped, take it again afterwards.
-        restore()
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTSTP)
-        signal.signal(signal.SIGTSTP, stop)
-        enter()
+    def suspend(self) -> None:
+        """Stop this process, with the terminal as it was meanwhile; returns when it goes on."""
+        self.leave()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self.enter()
 
-    atexit.register(restore)
-    suspended = signal.signal(signal.SIGTSTP, stop)
+
+@contextmanager
+def raw(fd: int) -> Iterator[Mode]:
+    """Every key goes through, also Ctrl-C: the child's own terminal makes of it what it will."""
+    with _held(Mode(fd, tty.setraw)) as mode:
+        yield mode
+
+
+@contextmanager
+def keys(fd: int) -> Iterator[Mode]:
+    """Key by key, not echoed; Ctrl-C still interrupts."""
+    with _held(Mode(fd, tty.setcbreak), flush=True) as mode:
+        yield mode
+
+
+@contextmanager
+def _held(mode: Mode, *, flush: bool = False) -> Iterator[Mode]:
+    atexit.register(mode.leave)
     try:
-        enter()
-        yield
+        mode.enter()
+        yield mode
     finally:
-        signal.signal(signal.SIGTSTP, suspended)
-        restore()
-        atexit.unregister(restore)
+        mode.leave(flush=flush)
+        atexit.unregister(mode.leave)
 
 
 def write_all(fd: int, data: bytes) -> None:

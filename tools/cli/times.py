@@ -57,10 +57,10 @@ def _rfc3339_ns(text: str) -> int | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.astimezone()  # as the clock on the wall says
+    except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.astimezone()  # as the clock on the wall says
     fraction = re.search(r"[.,](\d+)", text)  # datetime ends at microseconds, and our own times have nine digits
     whole = moment.replace(microsecond=0)
     return int(whole.timestamp()) * 1_000_000_000 + int(fraction[1][:9].ljust(9, "0") if fraction else 0)

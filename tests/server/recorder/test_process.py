@@ -133,7 +133,7 @@ def test_job_control_works_under_an_interactive_shell() -> None:
 async def test_the_window_has_its_size_before_the_child_looks() -> None:
     process = start([*AGENT, json.dumps({"step": [{"winsize": {}}]})], pty=True, cols=132)
 
-    assert read_until(process.outputs["pty"], None) == b"132x24\r\n"
+    assert read_until(process.outputs["pty"], b"\n") == b"132x24\r\n"
     await process.wait()
     process.close()
 
