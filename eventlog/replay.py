@@ -222,7 +222,7 @@ class Replay:
         size = 0
         while self._waiting and size < BATCH_BYTES:
             shown_ns, moment = self._waiting[0]
-            at_once = moment.elapsed_ns < self._target_ns or (self._live and not self.pace.paused)
+            at_once = moment.elapsed_ns <= self._target_ns or (self._live and not self.pace.paused)
             if not at_once and self.pace.due_s(shown_ns) > now_s:
                 if not self._steps:
                     break

@@ -12,7 +12,7 @@ import trio
 
 from eventlog.log import open_log
 from eventlog.sessions import AGENT_NAME
-from server.config import Config, Home
+from server.config import Config, Home, home_path
 from server.recorder.lock import RecorderLock
 from server.recorder.process import Exit, SpawnError
 from server.recorder.pty import get_size
@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         home, config = open_home(args)
         lock = RecorderLock(home.run)
     except OSError as error:
-        raise _own(CommandError(f"{error.filename}: {error.strerror}", "--home DIR, or $STENO_HOME")) from error
+        where = error.filename or home_path(args.home, os.environ)  # a write that fails names no file
+        raise _own(CommandError(f"{where}: {error.strerror}", "--home DIR, or $STENO_HOME")) from error
     except Exception as error:
         raise _own(error) from None
     try:

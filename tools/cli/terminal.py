@@ -38,8 +38,11 @@ class Mode:
 
     def enter(self) -> None:
         """Take the terminal; where we are in the background this would stop us, so it is left alone."""
-        if in_foreground(self._fd):
-            self._enter(self._fd, termios.TCSADRAIN)
+        try:
+            if in_foreground(self._fd):
+                self._enter(self._fd, termios.TCSADRAIN)
+        except termios.error:
+            pass  # the terminal itself is gone: a hang-up comes with SIGCONT, which takes us here
 
     def leave(self, *, flush: bool = False) -> None:
         """As it was; *flush* drops what it has answered meanwhile to the programs it showed."""
