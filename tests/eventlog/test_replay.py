@@ -346,6 +346,19 @@ async def test_a_seek_while_paused_shows_that_place_and_stays_paused(tmp_path: P
     assert at_times(shown)[5] == (200.5, b"2")
 
 
+async def test_a_seek_to_the_beginning_while_paused_is_told_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Nothing lies before the beginning: the screen is cleared all the same, not only when it goes on."""
+    shown: Shown = []
+    async with log_of(tmp_path, (0, b"first"), (1 * S, b"second")) as log:
+        async with playing(replay := replay_of(log), shown):
+            await trio.sleep(0.5)
+            replay.pause()
+            replay.seek(0)
+            await trio.sleep(100)
+            assert [data for _, data in shown] == [b"first", b"first"]
+            replay.resume()
+
+
 async def test_a_seek_past_the_end_shows_the_rest_and_ends(tmp_path: Path, autojump_clock: MockClock) -> None:
     shown: Shown = []
     async with log_of(tmp_path, *SECONDS) as log:
