@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("tools.cli.show", "one session in detail, with its state history"),
     "log": ("tools.cli.log", "the events themselves, as they were or as they come"),
     "replay": ("tools.cli.replay", "play a session with its timing, or dump its bytes"),
+    "export": ("tools.cli.export", "write a session as asciicast, text or bytes"),
+    "import": ("tools.cli.import_", "make sessions of asciicast recordings"),
     "verify": ("tools.cli.verify", "check every stored record"),
     "backup": ("tools.cli.backup", "copy the log, consistently, while it is written"),
     "prune": ("tools.cli.prune", "delete the oldest segments of the log"),

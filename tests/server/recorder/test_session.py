@@ -196,7 +196,7 @@ async def test_words_that_are_not_text_are_recorded_as_far_as_they_can_be_read(t
 async def test_output_is_recorded_byte_for_byte(tmp_path: Path, mode: str) -> None:
     data = os.urandom(300_000)
     (tmp_path / "data").write_bytes(data)
-    raw = "stty raw; " if mode == "pty" else ""
+    raw = "stty raw -echo; " if mode == "pty" else ""
     async with desk(tmp_path) as at:
         live, _ = await at.record("sh", "-c", f"{raw}cat {tmp_path}/data", mode=mode)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import stat
@@ -298,6 +299,23 @@ def test_an_agent_s_name_must_be_one(steno: Steno, tmp_path: Path) -> None:
     assert "'../x' cannot name an agent" in done.err
 
 
+def test_ids_go_to_stdout_also_beside_a_progress_bar(tmp_path: Path) -> None:
+    file = cast(tmp_path / "demo.cast", *(f'[{n}, "o", "{n:01000}"]' for n in range(1000)))
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "tools.cli.main", "--home", str(tmp_path / "home"), "import", str(file)],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "TERM": "xterm-256color"},
+    ) as process:
+        os.close(theirs)
+        assert process.stdout is not None
+        assert process.stdout.read() == b"demo-20231114-221320\n"
+    assert b"importing" in os.read(ours, 65_536)
+    os.close(ours)
+
+
 def test_a_full_segment_gives_way_to_the_next(steno: Steno, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STENO_SEGMENT_BYTES", "65536")
     file = str(cast(tmp_path / "demo.cast", *(f'[{n}, "o", "{n:0100}\\r\\n"]' for n in range(3000))))
@@ -309,13 +327,14 @@ def test_a_full_segment_gives_way_to_the_next(steno: Steno, tmp_path: Path, monk
     assert holds(steno)
 
 
-@pytest.mark.slow
 def test_a_recording_that_no_transaction_can_hold_is_refused(
     steno: Steno, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before it is written; and where that was misjudged, LMDB's own refusal leaves nothing of it."""
+    for module in ("eventlog.segment", "tools.cli.import_"):
+        monkeypatch.setattr(f"{module}.MIN_MAP_BYTES", 2 << 20)  # so that 3 MB are a huge recording
     small = str(cast(tmp_path / "small.cast", '[1, "o", "a"]'))
-    big = cast(tmp_path / "big.cast", *(f'[{n}, "o", "{n:060000}\\r\\n"]' for n in range(1200)))
+    big = cast(tmp_path / "big.cast", *(f'[{n}, "o", "{n:060000}\\r\\n"]' for n in range(50)))
     monkeypatch.setenv("STENO_SEGMENT_BYTES", "65536")
     steno("import", small)
     before = positions(steno)
@@ -326,14 +345,14 @@ def test_a_recording_that_no_transaction_can_hold_is_refused(
 
     for done in (first, second):
         assert (done.status, done.out) == (1, b"")
-        assert "big.cast: takes 74 MB in one transaction, a segment of this log has room for 67 MB" in done.err
-        assert "try: STENO_SEGMENT_BYTES=37748736 steno import" in done.err
+        assert "big.cast: takes 3 MB in one transaction, a segment of this log has room for 2 MB" in done.err
+        assert "try: STENO_SEGMENT_BYTES=2097152 steno import" in done.err
     assert positions(steno) == before
     assert steno("import", small).status == 0
     assert holds(steno)
 
     monkeypatch.setattr(tools.cli.import_, "FILLED", 0.9)
-    monkeypatch.setenv("STENO_SEGMENT_BYTES", "37748736")
+    monkeypatch.setenv("STENO_SEGMENT_BYTES", "2097152")
     assert steno("import", str(big)).out == b"big-20231114-221320\n"
     assert holds(steno)
 
