@@ -245,15 +245,15 @@ def session_prefix(session: str) -> bytes:
 def records_of(session: str | None, at_ns: int, elapsed_ns: int, events: Sequence[Event]) -> list[Record]:
     """*events* of one moment as records: consecutive outputs of one stream become one run."""
     records: list[Record] = []
+    lines: list[bytes] = []
+    stream = None
     for event in events:
-        if isinstance(event, Output):
-            previous = records[-1].event if records else None
-            if isinstance(previous, OutputRun) and previous.stream == event.stream:
-                previous.reads[0][1].append(event.data)
-            else:
-                records.append(
-                    Record(session, at_ns, elapsed_ns, OutputRun(event.stream, [(elapsed_ns, [event.data])]))
-                )
-        else:
+        if not isinstance(event, Output):
+            stream = None
             records.append(Record(session, at_ns, elapsed_ns, event))
+        elif event.stream == stream:
+            lines.append(event.data)
+        else:
+            stream, lines = event.stream, [event.data]
+            records.append(Record(session, at_ns, elapsed_ns, OutputRun(stream, [(elapsed_ns, lines)])))
     return records

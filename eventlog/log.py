@@ -6,6 +6,7 @@ come back as positions once they are on disk.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ class EventLog:
         self._token = trio.lowlevel.current_trio_token()
         self._writer: Writer | None = None
         self._closed = False
+        self._answered: deque[trio.Event] = deque()
 
     @property
     def log_id(self) -> str:
@@ -50,6 +52,10 @@ class EventLog:
         if self._writer is None:
             self._writer = Writer(self.store, self._committed)
         return self._writer
+
+    def _deliver(self) -> None:
+        while self._answered:
+            self._answered.popleft().set()
 
     def _committed(self) -> None:
         if not self._watch.awaited:
@@ -92,7 +98,8 @@ class EventLog:
 
         def answer(value: list[int] | BaseException) -> None:
             result.append(value)
-            self._token.run_sync_soon(done.set)
+            self._answered.append(done)
+            self._token.run_sync_soon(self._deliver, idempotent=True)  # once a commit, not once an append
 
         self.writer.submit(build, answer)
         await done.wait()
