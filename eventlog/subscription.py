@@ -17,14 +17,17 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
-from inotify_simple import INotify, flags
 
 from eventlog.codec import Record
 from eventlog.events import Recorded
 from eventlog.segment import segment_name
 from eventlog.store import READ_BYTES, Store
+
+if TYPE_CHECKING:
+    from inotify_simple import INotify
 
 SAFETY_NET_S = 0.5
 POLL_S = 0.02  # where inotify is not to be had
@@ -48,6 +51,8 @@ class HeadWatch:
 
     def follow(self, first: int) -> None:
         """Also wake for commits to the segment that begins at *first*; older ones take no more of them."""
+        from inotify_simple import INotify, flags  # 45 ms that a recorder nobody follows need not pay
+
         if not self._begun.is_set():
             self._begun.set()
             with self._or_poll():

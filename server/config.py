@@ -6,7 +6,6 @@ And the home directory's layout, so that its names stand in one place.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,6 +65,8 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     """
     values: dict[str, Any] = {}
     if path.is_file():
+        import tomllib  # 30 ms that a home without settings need not pay
+
         try:
             values = tomllib.loads(path.read_text("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -285,7 +285,7 @@ async def test_another_process_s_commits_are_each_seen_at_once(tmp_path: Path, m
 
 async def test_this_process_s_commits_are_each_seen_at_once(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the writer's own word, without inotify and without a safety net."""
-    monkeypatch.setattr(subscription_module, "INotify", no_inotify)
+    monkeypatch.setattr("inotify_simple.INotify", no_inotify)
     monkeypatch.setattr(subscription_module, "POLL_S", 3600.0)
     events = log.subscribe(after=0)
     took_ms: list[float] = []
@@ -316,7 +316,7 @@ async def test_where_the_user_s_inotify_instances_are_used_up_a_subscriber_polls
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Linux gives a user 128; the 129th process on a home could not open the log at all."""
-    monkeypatch.setattr(subscription_module, "INotify", no_inotify)
+    monkeypatch.setattr("inotify_simple.INotify", no_inotify)
     monkeypatch.setattr(subscription_module, "SAFETY_NET_S", 3600.0)
     await append_outputs(log, 1)
     events = log.subscribe(after=0)

@@ -90,13 +90,12 @@ def _dump(store: Store, row: Session, from_ns: int, to_ns: int | None) -> int:
     for record in store.records(start, session=row.session, kinds=(OutputRun,)):
         event = record.event
         assert isinstance(event, OutputRun)
-        lines = [
-            line
-            for elapsed_ns, read in event.reads
+        reads = [
+            b"".join(lines)
+            for elapsed_ns, lines in event.reads
             if from_ns <= elapsed_ns and (to_ns is None or elapsed_ns <= to_ns)
-            for line in read
         ]
-        write_all(DESCRIPTORS[event.stream], b"".join(lines))
+        write_all(DESCRIPTORS[event.stream], b"".join(reads))
     return 0 if store.damage is None and row.first_position >= store.first else 1  # this was not all of it
 
 

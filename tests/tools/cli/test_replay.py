@@ -112,7 +112,9 @@ def test_a_session_without_output_is_empty(steno: Steno) -> None:
 def test_a_megabyte_of_noise_comes_back(steno: Steno, tmp_path: Path, mode: str) -> None:
     data = os.urandom(1 << 20)
     (tmp_path / "noise").write_bytes(data)
-    done = steno("run", "--quiet", "--mode", mode, "--", "sh", "-c", f"stty raw -echo 2>/dev/null; cat {tmp_path}/noise")
+    done = steno(
+        "run", "--quiet", "--mode", mode, "--", "sh", "-c", f"stty raw -echo 2>/dev/null; cat {tmp_path}/noise"
+    )
 
     assert steno("replay", done.session, "--speed", "max").out == data
 
