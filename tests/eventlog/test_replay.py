@@ -349,14 +349,17 @@ async def test_a_seek_while_paused_shows_that_place_and_stays_paused(tmp_path: P
 async def test_a_seek_to_the_beginning_while_paused_is_told_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Nothing lies before the beginning: the screen is cleared all the same, not only when it goes on."""
     shown: Shown = []
-    async with log_of(tmp_path, (0, b"first"), (1 * S, b"second")) as log:
+    async with log_of(tmp_path, (0, b"a"), (1 * S, b"b"), (2 * S, b"c")) as log:
         async with playing(replay := replay_of(log), shown):
-            await trio.sleep(0.5)
+            await trio.sleep(1.5)
             replay.pause()
             replay.seek(0)
+            assert replay.reset
             await trio.sleep(100)
-            assert [data for _, data in shown] == [b"first", b"first"]
+            assert [data for _, data in shown] == [b"a", b"b", b"a"]
             replay.resume()
+
+    assert at_times(shown)[3:] == [(102.5, b"b"), (103.5, b"c")]
 
 
 async def test_a_seek_past_the_end_shows_the_rest_and_ends(tmp_path: Path, autojump_clock: MockClock) -> None:
