@@ -156,7 +156,7 @@ def hinted(error: Exception, hint: str) -> Exception:
         (UnknownSessionError("x"), 1, "error: no session 'x'\ntry: steno sessions\n"),
         (EventDecodeError(7, "torn"), 1, "error: position 7: torn\ntry: steno verify names every damaged record\n"),
         (hinted(ConfigError("bad"), "good"), 1, "error: bad\ntry: good\n"),
-        (PermissionError(13, "Permission denied", "/root/x"), 1, "error: /root/x: Permission denied\n"),
+        (PermissionError(13, "Permission denied", "/srv/x"), 1, "error: /srv/x: Permission denied\n"),
         (OSError(28, "No space left on device"), 1, "error: [Errno 28] No space left on device\n"),
         (lmdb.DiskError("full"), 1, "error: full\n"),
     ],
